@@ -1,0 +1,156 @@
+"""Attention, behind one door."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from ldm_jax.nn.layers import Dtype, GroupNorm
+from ldm_jax.types import Array, UserError
+
+BACKENDS = ('xla', 'cudnn', 'tpu_flash')
+
+
+def attend(q: Array, k: Array, v: Array, backend: str | None = None) -> Array:
+  """softmax(q k^T / sqrt(D)) v: q [B N H D], k and v [B L H D] -> [B N H D].
+
+  The softmax is float32. `backend` None picks one by device, type and shape,
+  and logs the choice once; 'xla', 'cudnn' and 'tpu_flash' force it.
+
+  Raises:
+    UserError: an unknown backend, or one that cannot run these shapes.
+  """
+  if backend is None:
+    backend, why = _choose(jax.default_backend(), q.dtype, q.shape, k.shape)
+    _log_once(backend, why)
+  if backend == 'xla':
+    return _attend_xla(q, k, v)
+  if backend == 'cudnn':
+    return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
+  if backend == 'tpu_flash':
+    return _attend_tpu(q, k, v)
+  raise UserError(
+      f'attention_backend={backend!r} is unknown; allowed: '
+      f'{", ".join(BACKENDS)}, or unset to choose by device.'
+  )
+
+
+def _choose(platform, dtype, q_shape, k_shape) -> tuple[str, str]:
+  """The backend for a device and shape, and the reason in words."""
+  queries, width = q_shape[1], q_shape[3]
+  keys = k_shape[1]
+  if platform == 'gpu':
+    if dtype not in (jnp.bfloat16, jnp.float16):
+      return 'xla', f'cuDNN flash attention does not take {dtype}'
+    if width % 8 or width > 128:
+      return 'xla', f'cuDNN flash attention does not take head width {width}'
+    return 'cudnn', f'{dtype}, head width {width}'
+  if platform == 'tpu':
+    if queries % 128 or keys % 128 or queries < 512:
+      return 'xla', f'{queries}x{keys} is too short or uneven for blocks'
+    return 'tpu_flash', f'{queries}x{keys} fills the blocks'
+  return 'xla', f'the only one on {platform}'
+
+
+@functools.cache
+def _log_once(backend: str, why: str):
+  logging.info('Attention runs on %s: %s.', backend, why)
+
+
+def _attend_xla(q: Array, k: Array, v: Array) -> Array:
+  # q and k are each scaled by D^-1/4, as released: in half precision the
+  # product stays in range.
+  scale = q.shape[-1] ** -0.25
+  logits = jnp.einsum(
+      'bnhd,blhd->bhnl',
+      q * scale,
+      k * scale,
+      preferred_element_type=jnp.float32,
+  )
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return jnp.einsum('bhnl,blhd->bnhd', weights, v)
+
+
+def _attend_tpu(q: Array, k: Array, v: Array) -> Array:
+  from jax.experimental.pallas.ops.tpu import flash_attention
+
+  heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # [B N H D] <-> [B H N D]
+  out = flash_attention.flash_attention(
+      heads_first(q),
+      heads_first(k),
+      heads_first(v),
+      sm_scale=q.shape[-1] ** -0.5,
+  )
+  return heads_first(out)
+
+
+def split_heads(x: Array, num_heads: int) -> Array:
+  """[B N C] -> [B N H D]."""
+  return x.reshape(*x.shape[:-1], num_heads, -1)
+
+
+def merge_heads(x: Array) -> Array:
+  """[B N H D] -> [B N C]."""
+  return x.reshape(*x.shape[:-2], -1)
+
+
+class MultiHeadAttention(nn.Module):
+  """Queries from x [B N C], keys and values from context [B L D] or x.
+
+  q, k and v have no bias, the output has one; pads are attended, as released.
+  """
+
+  num_heads: int
+  head_width: int
+  backend: str | None = None
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, context: Array | None = None) -> Array:
+    context = x if context is None else context
+    project = lambda name, source: split_heads(
+        nn.Dense(
+            self.num_heads * self.head_width,
+            use_bias=False,
+            dtype=self.dtype,
+            name=name,
+        )(source),
+        self.num_heads,
+    )
+    y = attend(
+        project('q', x), project('k', context), project('v', context),
+        self.backend,
+    )  # fmt: skip
+    return nn.Dense(x.shape[-1], dtype=self.dtype, name='out')(merge_heads(y))
+
+
+class AttentionBlock(nn.Module):
+  """The U-Net's self-attention over all positions: x [B h w c].
+
+  The fused projection holds, per head, its q, then its k, then its v: the
+  order of the released weights.
+  """
+
+  num_heads: int
+  norm_groups: int = 32
+  backend: str | None = None
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    b, h, w, c = x.shape
+    y = GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x)
+    y = y.reshape(b, h * w, c)
+    qkv = nn.Dense(3 * c, dtype=self.dtype, name='qkv')(y)
+    qkv = qkv.reshape(b, h * w, self.num_heads, 3, -1)  # [B N H 3 D]
+    q, k, v = (qkv[..., i, :] for i in range(3))
+    y = merge_heads(attend(q, k, v, self.backend))
+    y = nn.Dense(
+        c,
+        kernel_init=nn.initializers.zeros,
+        dtype=self.dtype,
+        name='proj_out',
+    )(y)
+    return x + y.reshape(b, h, w, c)

@@ -1,0 +1,189 @@
+"""Convolutional building blocks of both networks."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.types import Array
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+Dtype = Any
+
+
+class Conv(nn.Module):
+  """A 2-D convolution: x [B H W ci] -> [B H' W' features].
+
+  Pads symmetrically by (k - 1) // 2 unless told otherwise, as PyTorch does;
+  flax's 'SAME' pads a strided convolution on the right only.
+  """
+
+  features: int
+  kernel_size: int = 3
+  stride: int = 1
+  padding: Padding | None = None
+  kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+  use_bias: bool = True
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    k = self.kernel_size
+    kernel = self.param(
+        'kernel', self.kernel_init, (k, k, x.shape[-1], self.features)
+    )
+    half = (k - 1) // 2
+    padding = self.padding or ((half, half), (half, half))
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    y = conv2d(x, kernel, self.stride, padding)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      y = y + bias.astype(self.dtype)
+    return y
+
+
+def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+  return jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+class GroupNorm(nn.Module):
+  """Group normalisation with float32 statistics, whatever the activations.
+
+  eps is 1e-5 in the U-Net and 1e-6 in the autoencoder and in front of the
+  spatial transformer.
+  """
+
+  num_groups: int = 32
+  epsilon: float = 1e-5
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    channels = x.shape[-1]
+    if channels % self.num_groups:
+      raise ValueError(
+          f'{channels} channels do not divide into {self.num_groups} groups'
+      )
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    bias = self.param('bias', nn.initializers.zeros, (channels,))
+    axes = (*range(1, x.ndim - 1), x.ndim)
+    grouped = x.astype(jnp.float32).reshape(
+        *x.shape[:-1], self.num_groups, channels // self.num_groups
+    )
+    mean = jnp.mean(grouped, axes, keepdims=True)
+    # Two passes: E[x^2] - E[x]^2 loses what parity at 1e-4 needs.
+    var = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
+    y = (grouped - mean) * jax.lax.rsqrt(var + self.epsilon)
+    return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation over the last axis, eps 1e-5, float32 statistics."""
+
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return nn.LayerNorm(
+        epsilon=1e-5,
+        use_fast_variance=False,
+        dtype=self.dtype,
+        name='norm',
+    )(x)
+
+
+class ResBlock(nn.Module):
+  """The U-Net's residual block: the time embedding joins between two 3x3s.
+
+  `resample` 'up' or 'down' changes the resolution inside the block: nearest
+  neighbour or 2x2 average pooling, after norm and SiLU, and on the skip.
+  """
+
+  channels: int
+  dropout: float = 0.0
+  scale_shift: bool = False
+  resample: str | None = None
+  norm_groups: int = 32
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, temb: Array, train: bool) -> Array:
+    norm = lambda name: GroupNorm(
+        self.norm_groups, dtype=self.dtype, name=name
+    )
+    h = nn.silu(norm('norm1')(x))
+    if self.resample is not None:
+      change = {'up': upsample_nearest, 'down': average_pool}[self.resample]
+      h, x = change(h), change(x)
+    h = Conv(self.channels, dtype=self.dtype, name='conv1')(h)
+
+    width = self.channels * (2 if self.scale_shift else 1)
+    temb = nn.Dense(width, dtype=self.dtype, name='temb')(nn.silu(temb))
+    temb = temb[:, None, None]  # [B E] -> [B 1 1 c]
+    if self.scale_shift:
+      scale, shift = jnp.split(temb, 2, axis=-1)
+      h = norm('norm2')(h) * (1 + scale) + shift
+    else:
+      h = norm('norm2')(h + temb)
+    h = nn.Dropout(self.dropout)(nn.silu(h), deterministic=not train)
+    # Zero-initialised: the block starts as the identity.
+    h = Conv(
+        self.channels,
+        kernel_init=nn.initializers.zeros,
+        dtype=self.dtype,
+        name='conv2',
+    )(h)
+    if x.shape[-1] != self.channels:
+      x = Conv(self.channels, 1, dtype=self.dtype, name='skip')(x)
+    return x + h
+
+
+def upsample_nearest(x: Array) -> Array:
+  """[B h w c] -> [B 2h 2w c]: every pixel four times."""
+  b, h, w, c = x.shape
+  x = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+  return x.reshape(b, 2 * h, 2 * w, c)
+
+
+def average_pool(x: Array) -> Array:
+  """[B h w c] -> [B h/2 w/2 c]: means of 2x2 windows."""
+  return nn.avg_pool(x, (2, 2), (2, 2))
+
+
+class Downsample(nn.Module):
+  """Halves the resolution with a strided 3x3.
+
+  The U-Net pads by 1 on all sides, the autoencoder right and bottom only.
+  """
+
+  padding: Padding = ((1, 1), (1, 1))
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return Conv(
+        x.shape[-1],
+        stride=2,
+        padding=self.padding,
+        dtype=self.dtype,
+        name='conv',
+    )(x)
+
+
+class Upsample(nn.Module):
+  """Doubles the resolution: nearest neighbour, then a 3x3."""
+
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    return Conv(x.shape[-1], dtype=self.dtype, name='conv')(
+        upsample_nearest(x)
+    )
