@@ -32,8 +32,8 @@ def attend(q: Array, k: Array, v: Array, backend: str | None = None) -> Array:
   if backend == 'tpu_flash':
     return _attend_tpu(q, k, v)
   raise UserError(
-      f'attention_backend={backend!r} is unknown; allowed: '
-      f'{", ".join(BACKENDS)}, or unset to choose by device.'
+    f'attention_backend={backend!r} is unknown; allowed: '
+    f'{", ".join(BACKENDS)}, or unset to choose by device.'
   )
 
 
@@ -64,10 +64,10 @@ def _attend_xla(q: Array, k: Array, v: Array) -> Array:
   # product stays in range.
   scale = q.shape[-1] ** -0.25
   logits = jnp.einsum(
-      'bnhd,blhd->bhnl',
-      q * scale,
-      k * scale,
-      preferred_element_type=jnp.float32,
+    'bnhd,blhd->bhnl',
+    q * scale,
+    k * scale,
+    preferred_element_type=jnp.float32,
   )
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhnl,blhd->bnhd', weights, v)
@@ -78,10 +78,10 @@ def _attend_tpu(q: Array, k: Array, v: Array) -> Array:
 
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # [B N H D] <-> [B H N D]
   out = flash_attention.flash_attention(
-      heads_first(q),
-      heads_first(k),
-      heads_first(v),
-      sm_scale=q.shape[-1] ** -0.5,
+    heads_first(q),
+    heads_first(k),
+    heads_first(v),
+    sm_scale=q.shape[-1] ** -0.5,
   )
   return heads_first(out)
 
@@ -111,13 +111,13 @@ class MultiHeadAttention(nn.Module):
   def __call__(self, x: Array, context: Array | None = None) -> Array:
     context = x if context is None else context
     project = lambda name, source: split_heads(
-        nn.Dense(
-            self.num_heads * self.head_width,
-            use_bias=False,
-            dtype=self.dtype,
-            name=name,
-        )(source),
-        self.num_heads,
+      nn.Dense(
+        self.num_heads * self.head_width,
+        use_bias=False,
+        dtype=self.dtype,
+        name=name,
+      )(source),
+      self.num_heads,
     )
     y = attend(
         project('q', x), project('k', context), project('v', context),
@@ -148,9 +148,9 @@ class AttentionBlock(nn.Module):
     q, k, v = (qkv[..., i, :] for i in range(3))
     y = merge_heads(attend(q, k, v, self.backend))
     y = nn.Dense(
-        c,
-        kernel_init=nn.initializers.zeros,
-        dtype=self.dtype,
-        name='proj_out',
+      c,
+      kernel_init=nn.initializers.zeros,
+      dtype=self.dtype,
+      name='proj_out',
     )(y)
     return x + y.reshape(b, h, w, c)

@@ -8,7 +8,7 @@ from ldm_jax.types import Array
 
 
 def timestep_embedding(
-    t: Array, width: int, max_period: float = 10_000.0
+  t: Array, width: int, max_period: float = 10_000.0
 ) -> Array:
   """Sinusoids of t [B] -> [B width] in float32: cosines first, then sines.
 

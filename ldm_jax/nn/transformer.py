@@ -29,7 +29,7 @@ class FeedForward(nn.Module):
     c = x.shape[-1]
     width = 4 * c
     h = nn.Dense(
-        2 * width if self.gated else width, dtype=self.dtype, name='proj_in'
+      2 * width if self.gated else width, dtype=self.dtype, name='proj_in'
     )(x)
     if self.gated:
       value, gate = jnp.split(h, 2, axis=-1)
@@ -55,15 +55,15 @@ class TransformerBlock(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: Array, context: Array | None, train: bool = False
+    self, x: Array, context: Array | None, train: bool = False
   ) -> Array:
     norm = lambda name: LayerNorm(dtype=self.dtype, name=name)
     attention = lambda name: MultiHeadAttention(
-        self.num_heads,
-        self.head_width,
-        self.attention_backend,
-        self.dtype,
-        name=name,
+      self.num_heads,
+      self.head_width,
+      self.attention_backend,
+      self.dtype,
+      name=name,
     )
     x = x + attention('attn1')(norm('norm1')(x))
     x = x + attention('attn2')(norm('norm2')(x), context)
@@ -83,7 +83,7 @@ class SpatialTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: Array, context: Array | None, train: bool = False
+    self, x: Array, context: Array | None, train: bool = False
   ) -> Array:
     b, h, w, c = x.shape
     y = GroupNorm(self.norm_groups, 1e-6, self.dtype, name='norm')(x)
@@ -91,20 +91,20 @@ class SpatialTransformer(nn.Module):
     y = y.reshape(b, h * w, c)
     for i in range(self.depth):
       y = TransformerBlock(
-          self.num_heads,
-          c // self.num_heads,
-          self.dropout,
-          self.attention_backend,
-          self.dtype,
-          name=f'block_{i}',
+        self.num_heads,
+        c // self.num_heads,
+        self.dropout,
+        self.attention_backend,
+        self.dtype,
+        name=f'block_{i}',
       )(y, context, train)
     y = y.reshape(b, h, w, c)
     y = Conv(
-        c,
-        1,
-        kernel_init=nn.initializers.zeros,
-        dtype=self.dtype,
-        name='proj_out',
+      c,
+      1,
+      kernel_init=nn.initializers.zeros,
+      dtype=self.dtype,
+      name='proj_out',
     )(y)
     return x + y
 
@@ -131,31 +131,31 @@ class TokenTransformer(nn.Module):
   def __call__(self, tokens: Array, train: bool = False) -> Array:
     if tokens.shape[1] > self.length:
       raise ValueError(
-          f'{tokens.shape[1]} tokens; this encoder reads {self.length}'
+        f'{tokens.shape[1]} tokens; this encoder reads {self.length}'
       )
     table = lambda name, rows: nn.Embed(
-        rows,
-        self.width,
-        embedding_init=nn.initializers.normal(0.02),
-        dtype=self.dtype,
-        name=name,
+      rows,
+      self.width,
+      embedding_init=nn.initializers.normal(0.02),
+      dtype=self.dtype,
+      name=name,
     )
     positions = jnp.arange(tokens.shape[1])
     x = table('tokens', self.vocab_size)(tokens)
     x = x + table('positions', self.length)(positions)
     for i in range(self.depth):
       norm = lambda name, i=i: LayerNorm(
-          dtype=self.dtype, name=f'layer_{i}_{name}'
+        dtype=self.dtype, name=f'layer_{i}_{name}'
       )
       attention = MultiHeadAttention(
-          self.num_heads,
-          self.head_width,
-          self.attention_backend,
-          self.dtype,
-          name=f'layer_{i}_attn',
+        self.num_heads,
+        self.head_width,
+        self.attention_backend,
+        self.dtype,
+        name=f'layer_{i}_attn',
       )
       feed = FeedForward(
-          False, self.dropout, self.dtype, name=f'layer_{i}_feed_forward'
+        False, self.dropout, self.dtype, name=f'layer_{i}_feed_forward'
       )
       x = x + attention(norm('norm1')(x))
       x = x + feed(norm('norm2')(x), train)

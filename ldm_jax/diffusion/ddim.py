@@ -1,0 +1,28 @@
+"""DDIM (Song et al. 2021), of which DDPM is the case eta = 1, S = T."""
+
+import numpy as np
+
+from ldm_jax.diffusion.sampling import Levels, Steps, tabulate
+from ldm_jax.types import UserError
+
+
+def ddim(levels: Levels, eta: float = 0.0) -> Steps:
+  """Eq. 12: z_s = sqrt(a_s) z_0_hat + sqrt(1 - a_s - sigma^2) eps + sigma n.
+
+  Raises:
+    UserError: eta outside [0, 1], where no such step exists.
+  """
+  if not 0.0 <= eta <= 1.0:
+    raise UserError(f'eta={eta} is outside [0, 1].')
+  c_z, c_eps, sigma = coefficients(levels, eta)
+  mix = np.stack([c_z, c_eps], axis=-1)[:, None]  # [S 1 2]
+  return tabulate(levels.t[::-1], mix[::-1], sigma[::-1])
+
+
+def coefficients(levels: Levels, eta: float = 0.0):
+  """(c_z, c_eps, sigma), each [S], of z_s = c_z z_t + c_eps eps + sigma n."""
+  a_t, a_s = levels.alpha_bar, levels.alpha_bar_next
+  sigma = eta * np.sqrt((1 - a_s) / (1 - a_t) * (1 - a_t / a_s))
+  c_z = np.sqrt(a_s / a_t)
+  c_eps = np.sqrt(1 - a_s - sigma**2) - c_z * np.sqrt(1 - a_t)
+  return c_z, c_eps, sigma

@@ -1,0 +1,139 @@
+"""Reverse process: from noise to a latent, under one scan."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.types import Array, Denoiser, UserError
+
+SPACINGS = ('leading', 'trailing', 'compvis')
+
+
+@flax.struct.dataclass
+class Steps:
+  """A solver, tabulated: every one of them is a linear recurrence.
+
+  The state is a stack of M arrays like z_t; the first is z_t itself, the
+  others are what a multistep solver remembers. Row i asks the denoiser for
+  eps_hat at t[i] and takes
+
+    state' = mix[i] @ [state, eps_hat],   state'[0] += noise[i] * n,  n ~ N(0, I)
+
+  A first-order solver remembers nothing: M = 1 and mix[i] = [[c_z, c_eps]].
+  """
+
+  t: Array  # [S] int32
+  mix: Array  # [S M M+1]
+  noise: Array  # [S]
+
+
+@flax.struct.dataclass
+class Levels:
+  """The timesteps visited, ascending, and alpha_bar where each step goes."""
+
+  t: np.ndarray  # [S]
+  alpha_bar: np.ndarray  # [S] at t
+  alpha_bar_next: np.ndarray  # [S] one step closer to the data
+
+
+def levels(
+  schedule: Schedule, num_steps: int, spacing: str = 'leading'
+) -> Levels:
+  """Selects timesteps: exactly `num_steps` of them, but for 'compvis'.
+
+  Args:
+    schedule: the noise schedule the model was trained with.
+    num_steps: S, from 1 to T.
+    spacing: 'leading' (multiples of T // S, ending on the data itself),
+      'trailing' (from T - 1 down in steps of T / S), or 'compvis', the
+      release's: range(0, T, T // S) + 1, ending on alpha_bar[0]. Where S does
+      not divide T the release runs another number of steps, and so do we.
+
+  Raises:
+    UserError: a spacing or a number of steps that does not exist.
+  """
+  total = schedule.num_timesteps
+  if not 0 < num_steps <= total:
+    # Checked here because a jnp gather clamps instead of failing.
+    raise UserError(f'steps={num_steps} is outside 1 to {total}.')
+  final = 1.0
+  if spacing == 'leading':
+    t = np.arange(num_steps) * (total // num_steps)
+  elif spacing == 'trailing':
+    t = np.round(np.arange(total, 0, -total / num_steps)).astype(int)[::-1] - 1
+  elif spacing == 'compvis':
+    t = np.arange(0, total, total // num_steps) + 1
+    final = schedule.alpha_bar[0]
+    if t[-1] >= total:
+      raise UserError(
+        f"steps={num_steps} with spacing='compvis' asks for timestep "
+        f'{t[-1]} of {total}, as it does in the release, where it crashes; '
+        "take fewer steps or spacing='leading'."
+      )
+  else:
+    raise UserError(
+      f'spacing={spacing!r} is unknown; allowed: {", ".join(SPACINGS)}.'
+    )
+  a = schedule.alpha_bar[t]
+  return Levels(t=t, alpha_bar=a, alpha_bar_next=np.append(final, a[:-1]))
+
+
+def tabulate(t: np.ndarray, mix: np.ndarray, noise: np.ndarray) -> Steps:
+  """float64 rows in the order of sampling -> Steps, cast once."""
+  return Steps(
+    t=jnp.asarray(t, jnp.int32),
+    mix=jnp.asarray(mix, jnp.float32),
+    noise=jnp.asarray(noise, jnp.float32),
+  )
+
+
+def image_keys(seed: Array | int, first: int, num: int) -> Array:
+  """One key per image, by its number: whatever the batch, the same image."""
+  key = jax.random.key(seed)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    jnp.arange(first, first + num)
+  )
+
+
+def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+  """keys [B] -> z_T [B *shape], each image's from its own key."""
+  # Step numbers are folded into the same keys; -1 (as uint32) is none of them.
+  draw = lambda key: jax.random.normal(
+    jax.random.fold_in(key, 0xFFFFFFFF), shape
+  )
+  return jax.vmap(draw)(keys)
+
+
+def sample(denoise: Denoiser, steps: Steps, z: Array, keys: Array) -> Array:
+  """Walks the table from pure noise z [B h w c] to a latent [B h w c].
+
+  `keys` [B] drive the noise that stochastic solvers add, image by image.
+  """
+
+  def noise_at(i):
+    draw = lambda key: jax.random.normal(
+      jax.random.fold_in(key, i), z.shape[1:]
+    )
+    return jax.vmap(draw)(keys)
+
+  def body(state, row):
+    i, step = row
+    eps_hat = denoise(state[0], jnp.full(z.shape[:1], step.t))
+    terms = jnp.concatenate([state, eps_hat[None]])
+    # Written as sums and not as a matrix product: on an accelerator that
+    # would run in reduced precision.
+    state = jnp.sum(step.mix[:, :, None, None, None, None] * terms[None], 1)
+    added = jax.lax.cond(
+      step.noise > 0,
+      lambda: step.noise * noise_at(i),
+      lambda: jnp.zeros_like(z),
+    )
+    return state.at[0].add(added), None
+
+  memory = steps.mix.shape[1] - 1
+  state = jnp.concatenate([z[None], jnp.zeros((memory, *z.shape), z.dtype)])
+  rows = (jnp.arange(steps.t.shape[0]), steps)
+  state, _ = jax.lax.scan(body, state, rows)
+  return state[0]
