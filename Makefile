@@ -1,0 +1,73 @@
+# Each goal makes the virtual environment that it needs, and renews it when its
+# requirements change. PYTHON is any Python 3.11, 3.12 or 3.13.
+
+PYTHON ?= python3
+QUICKSTART ?= runs/quickstart
+
+PIP := bin/python -m pip --disable-pip-version-check
+
+.PHONY: help quickstart test test-all test-parity lint requirements clean
+
+help:  ## List the goals.
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
+
+quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
+	.venv/bin/python train.py --config=configs/first_stage/scenes_kl.py \
+	  --workdir=$(QUICKSTART)/first_stage
+	.venv/bin/python train.py --config=configs/text_scenes.py \
+	  --workdir=$(QUICKSTART)/text \
+	  --config.first_stage_from=$(QUICKSTART)/first_stage
+	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/text --metrics=scenes
+	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text \
+	  --out=$(QUICKSTART)/gallery
+
+test: .venv/stamp  ## Run the quick tests, without torch (15 minutes at most).
+	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity
+
+test-all: .venv/stamp  ## Run the slow tests too.
+	.venv/bin/python -m pytest -q --ignore=tests/parity
+
+test-parity: .venv-parity/stamp  ## Compare with torch, diffusers, transformers.
+	.venv-parity/bin/python -m pytest -q tests/parity
+
+lint: .venv/stamp  ## Check lint and format.
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:  ## Remove environments and caches; runs stay.
+	rm -rf .venv .venv-parity .cache .pytest_cache .ruff_cache build dist
+
+.venv/stamp: requirements.txt requirements-dev.txt
+.venv-parity/stamp: requirements.txt requirements-dev.txt \
+  requirements-parity.txt
+
+.venv/stamp: PINS = requirements-dev.txt
+.venv-parity/stamp: PINS = requirements-parity.txt
+
+# A failed install leaves no stamp, so the next call goes on where it ended.
+%/stamp:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
+	  (3, 11) <= v <= (3, 13) or sys.exit("$(PYTHON) is Python %d.%d; 3.11, \
+	3.12 or 3.13 is needed: make PYTHON=python3.12" % v)'
+	@echo 'Installing $(PINS) into $(@D) ...'
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@$(@D)/$(PIP) install --quiet -r $(PINS)
+	@touch $@
+
+# Pins anew from the ranges of pyproject.toml. Python 3.11 chooses, because
+# what it can install, 3.12 and 3.13 can too; CONTRIBUTING.md has the check.
+# torch's local version (+cpu, +cu130) is the machine's, and is left out.
+requirements:  ## Re-pin requirements*.txt, with Python 3.11.
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/$(PIP) install --quiet .
+	$(call pins) >requirements.txt
+	build/pins/$(PIP) install --quiet '.[dev]'
+	(echo '-r requirements.txt'; $(call pins) | grep -vxFf requirements.txt) \
+	  >requirements-dev.txt
+	build/pins/$(PIP) install --quiet '.[parity]'
+	(echo '-r requirements-dev.txt'; $(call pins) \
+	  | grep -vxFf requirements.txt | grep -vxFf requirements-dev.txt) \
+	  >requirements-parity.txt
+
+pins = build/pins/$(PIP) freeze --exclude ldm_jax --exclude setuptools \
+  | sed 's/+.*//'
