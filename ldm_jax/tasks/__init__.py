@@ -1,10 +1,24 @@
-"""The paper's tasks. To add one: write its file, then add its line here."""
+"""The paper's tasks. To add one: write its file, then add its line here.
+
+A task is two things. Its Prepare (a dataclass; data workers run it) says what
+an example needs, makes it, and turns a user's inputs into arrays. Its
+conditioner (a Linen module) says what the U-Net is told, and what it is told
+when the condition is dropped. A config's `task` section holds the fields of
+both.
+"""
+
+from typing import NamedTuple
 
 from ldm_jax.tasks import class_label, text, unconditional
 
-# Name in a config -> (conditioner module, example preparation).
+
+class Task(NamedTuple):
+  conditioner: type
+  prepare: type
+
+
 TASKS = {
-  'class_label': (class_label.ClassLabel, class_label.prepare),
-  'text': (text.Text, text.prepare),
-  'unconditional': (unconditional.Unconditional, unconditional.prepare),
+    'class_label': Task(class_label.ClassLabel, class_label.Prepare),
+    'text': Task(text.Text, text.Prepare),
+    'unconditional': Task(unconditional.Unconditional, unconditional.Prepare),
 }

@@ -1,15 +1,40 @@
 """Class-conditional generation: one learned token per class (Sec. 4.2)."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.types import Batch, Conditioning
+from ldm_jax.types import Batch, Conditioning, UserError
 
 
-def prepare(example: dict, rng: np.random.Generator) -> dict:
-  del rng
-  return {'image': example['image'], 'label': np.int32(example['label'])}
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Keeps the image and its label."""
+
+  num_classes: int
+
+  needs = ('label',)
+
+  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    del rng
+    label = self.arrays({'label': example['label']})['label']
+    return {'image': example['image'], 'label': label}
+
+  def arrays(self, inputs: dict) -> dict:
+    """label (an int or [B]) -> int32; out of range is a UserError."""
+    if 'label' not in inputs:
+      raise UserError('This run is class-conditional: give a label.')
+    label = np.asarray(inputs['label'], np.int32)
+    outside = label[(label < 0) | (label >= self.num_classes)]
+    if outside.size:
+      raise UserError(
+          f'label {outside.flat[0]} is outside 0 to {self.num_classes - 1} '
+          '(task.num_classes).'
+      )
+    return {'label': label}
 
 
 class ClassLabel(nn.Module):
@@ -21,17 +46,17 @@ class ClassLabel(nn.Module):
 
   num_classes: int
   width: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del encode, train
     table = nn.Embed(
-      self.num_classes,
-      self.width,
-      embedding_init=nn.initializers.normal(1.0),
-      dtype=self.dtype,
-      name='embedding',
+        self.num_classes,
+        self.width,
+        embedding_init=nn.initializers.normal(1.0),
+        dtype=self.dtype,
+        name='embedding',
     )
     return Conditioning(context=table(batch['label'])[:, None])
 

@@ -1,19 +1,62 @@
 """Text to image: a transformer on BERT word pieces (Sec. 4.3.1, Table 17)."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.data.tokenize import WordPieces
 from ldm_jax.nn.transformer import TokenTransformer
-from ldm_jax.types import Batch, Conditioning
+from ldm_jax.types import Batch, Conditioning, UserError
 
 
-def prepare(example: dict, rng: np.random.Generator, tokenize) -> dict:
-  """Adds tokens [L] of the example's caption; one of them if it has several."""
-  text = example['text']
-  if not isinstance(text, str):
-    text = text[rng.integers(len(text))]
-  return {'image': example['image'], 'tokens': tokenize(text)}
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Keeps the image and its caption's tokens; one of several captions.
+
+  `vocab_file` is a local BERT vocabulary; 'scenes' is the one shipped here.
+  Without one, tokens are accepted where strings would be.
+  """
+
+  vocab_size: int = 30522
+  length: int = 77
+  vocab_file: str = ''
+  special_tokens: tuple[int, int, int] = (101, 102, 0)
+
+  needs = ('text',)
+
+  @functools.cached_property
+  def tokenize(self) -> WordPieces:
+    if not self.vocab_file:
+      raise UserError(
+          'This run has no tokenizer, so it takes token ids and no strings; '
+          'set task.vocab_file to a BERT vocab.txt to use strings.'
+      )
+    return WordPieces(self.vocab_file, self.length)
+
+  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    text = example['text']
+    if not isinstance(text, str):
+      text = text[rng.integers(len(text))]
+    return {'image': example['image'], 'tokens': self.tokenize(text)}
+
+  def arrays(self, inputs: dict) -> dict:
+    """text (strings) or tokens [B L] -> tokens [B L] int32."""
+    if 'tokens' in inputs:
+      tokens = np.asarray(inputs['tokens'], np.int32)
+      outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
+      if tokens.shape[-1] > self.length or outside.size:
+        raise UserError(
+            f'tokens {tokens.shape} must be at most {self.length} long with '
+            f'ids 0 to {self.vocab_size - 1}.'
+        )
+      return {'tokens': tokens}
+    if 'text' not in inputs:
+      raise UserError('This run draws from text: give a prompt or tokens.')
+    return {'tokens': self.tokenize(inputs['text'])}
 
 
 class Text(nn.Module):
@@ -31,27 +74,27 @@ class Text(nn.Module):
   dropout: float = 0.0
   special_tokens: tuple[int, int, int] = (101, 102, 0)
   attention_backend: str | None = None
-  dtype: jnp.dtype = jnp.float32
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del encode
     transformer = TokenTransformer(
-      self.vocab_size,
-      self.length,
-      self.width,
-      self.depth,
-      self.num_heads,
-      self.head_width,
-      self.dropout,
-      self.attention_backend,
-      self.dtype,
-      name='transformer',
+        self.vocab_size,
+        self.length,
+        self.width,
+        self.depth,
+        self.num_heads,
+        self.head_width,
+        self.dropout,
+        self.attention_backend,
+        self.dtype,
+        name='transformer',
     )
     return Conditioning(context=transformer(batch['tokens'], train))
 
   def null(self, batch: Batch) -> Batch:
     start, end, pad = self.special_tokens
-    length = batch['tokens'].shape[1]
+    length = batch['tokens'].shape[-1]
     empty = jnp.asarray([start, end, *[pad] * (length - 2)], jnp.int32)
     return {**batch, 'tokens': jnp.broadcast_to(empty, batch['tokens'].shape)}

@@ -1,14 +1,26 @@
 """Unconditional generation: the U-Net is told nothing (Sec. 4.2)."""
 
+import dataclasses
+
 import flax.linen as nn
 import numpy as np
 
 from ldm_jax.types import Batch, Conditioning
 
 
-def prepare(example: dict, rng: np.random.Generator) -> dict:
-  del rng
-  return {'image': example['image']}
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Keeps the image."""
+
+  needs = ()
+
+  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    del rng
+    return {'image': example['image']}
+
+  def arrays(self, inputs: dict) -> dict:
+    del inputs
+    return {}
 
 
 class Unconditional(nn.Module):

@@ -1,0 +1,103 @@
+"""One optimisation step of the latent diffusion model."""
+
+import functools
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.diffusion.loss import LossSpec, diffusion_loss
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.first_stage.codec import Codec
+from ldm_jax.models.latent_diffusion import LatentDiffusion
+from ldm_jax.training.accumulate import accumulated_grad
+from ldm_jax.types import Array, Batch, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a resumed run needs, and only arrays."""
+
+  step: Array  # int32 scalar
+  params: Params
+  ema: Params  # of the U-Net only, as released
+  opt_state: optax.OptState
+
+
+def init_state(model, tx, z_shape, batch: Batch, encode, rng: Array):
+  """A fresh state; z_shape is (h, w, c), batch gives shapes only."""
+  size = jax.tree.leaves(batch)[0].shape[0]
+  params = model.init(
+      {'params': rng},
+      jnp.zeros((size, *z_shape)),
+      jnp.zeros((size,), jnp.int32),
+      batch,
+      encode,
+  )['params']
+  # Another buffer than params: both are donated.
+  ema = jax.tree.map(jnp.copy, params['unet'])
+  return TrainState(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+
+
+def ema_decay_at(updates: Array, decay: float) -> Array:
+  """min(decay, (1 + n) / (10 + n)): the average forgets its start quickly."""
+  n = updates.astype(jnp.float32)
+  return jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+
+
+def make_train_step(
+    model: LatentDiffusion,
+    codec: Codec,
+    schedule: Schedule,
+    loss_spec: LossSpec,
+    tx: optax.GradientTransformation,
+    ema_decay: float = 0.9999,
+    grad_accum: int = 1,
+):
+  """Returns train_step(state, frozen, batch, rng) -> (state, metrics)."""
+
+  def loss_fn(params, frozen, batch, rng):
+    encode_rng, dropout_rng, null_rng, loss_rng = jax.random.split(rng, 4)
+    z = codec.encode(frozen, batch['image'], encode_rng)  # [B h w c]
+    encode = functools.partial(codec.encode, frozen)
+
+    def predict(z_t, t):
+      return model.apply(
+          {'params': params},
+          z_t,
+          t,
+          batch,
+          encode,
+          train=True,
+          rngs={'dropout': dropout_rng, 'null': null_rng},
+      )
+
+    logvar = None
+    if loss_spec.learn_logvar:
+      logvar = lambda t: model.apply({'params': params}, t, method='logvar')
+    loss, parts = diffusion_loss(
+        loss_spec, schedule, predict, z, loss_rng, logvar
+    )
+    metrics = {'loss': loss, **parts, 'latent_std': jnp.std(z)}
+    return loss.mean(), {k: v.mean() for k, v in metrics.items()}
+
+  def train_step(state: TrainState, frozen: Params, batch: Batch, rng: Array):
+    rng = jax.random.fold_in(rng, state.step)
+    grads, metrics = accumulated_grad(
+        lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
+        state.params,
+        batch,
+        rng,
+        grad_accum,
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    step = state.step + 1
+    ema = optax.incremental_update(
+        params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
+    )
+    metrics['grad_norm'] = optax.global_norm(grads)
+    return TrainState(step, params, ema, opt_state), metrics
+
+  return train_step
