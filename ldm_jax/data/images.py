@@ -1,0 +1,189 @@
+"""Files to uint8 RGB arrays, safely; and the crop that labels follow.
+
+Decoding accepts PNG, JPEG and WEBP and nothing else, whatever a file is
+called. Orientation from EXIF is applied, then all metadata (EXIF, colour
+profile, text) is dropped. Transparency is composited on white, because the
+colour under a fully transparent pixel is arbitrary.
+"""
+
+import io
+import os
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FORMATS = ('PNG', 'JPEG', 'WEBP')
+EXTENSIONS = ('.png', '.jpg', '.jpeg', '.webp')
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 2**20
+
+RESAMPLE = {
+  'lanczos': Image.Resampling.LANCZOS,
+  'bicubic': Image.Resampling.BICUBIC,
+}
+
+
+class BadImage(ValueError):
+  """An image that cannot be used; the message is the reason, without path."""
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+  """The image in a file, uint8 RGB [H W 3]; raises BadImage with the reason."""
+  try:
+    size = os.path.getsize(path)
+    if size > MAX_BYTES:
+      raise BadImage(f'the file has {size} bytes, over the {MAX_BYTES} allowed')
+    with open(path, 'rb') as file:
+      content = file.read()
+  except OSError as e:
+    raise BadImage(f'cannot be read: {e.strerror or e}') from e
+  return decode(content)
+
+
+def decode(content: bytes) -> np.ndarray:
+  """The image in PNG, JPEG or WEBP bytes, uint8 RGB [H W 3]; or BadImage."""
+  if not content:
+    raise BadImage('the file is empty')
+  try:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+  except Image.UnidentifiedImageError as e:
+    raise BadImage('not a PNG, JPEG or WEBP image') from e
+  except Exception as e:  # Decoders raise nearly anything on hostile bytes.
+    raise BadImage(f'cannot be opened: {e}') from e
+  with image:
+    if image.width * image.height > MAX_PIXELS:
+      raise BadImage(
+        f'{image.width}x{image.height} is over {MAX_PIXELS // 10**6} megapixels'
+      )
+    _check_whole(content, image.format)
+    try:
+      image.load()
+      return _to_rgb(image)
+    except Exception as e:
+      raise BadImage(f'cannot be decoded: {e}') from e
+
+
+def _check_whole(content: bytes, kind: str) -> None:
+  """Raises BadImage for damage that the decoders pass over in silence."""
+  if kind == 'JPEG' and content.rfind(b'\xff\xd9') < content.rfind(b'\xff\xda'):
+    # A half-downloaded file, zero-filled to its length, decodes to grey.
+    raise BadImage('truncated: the JPEG has no end marker')
+  if kind == 'PNG':
+    _check_png_chunks(content)
+
+
+def _check_png_chunks(content: bytes) -> None:
+  """Checks the sums of the chunks that hold pixels, which Pillow skips."""
+  position = 8
+  while True:
+    length = int.from_bytes(content[position : position + 4], 'big')
+    name = content[position + 4 : position + 8]
+    end = position + 8 + length
+    if len(name) < 4 or end + 4 > len(content):
+      raise BadImage('truncated: the PNG has no end chunk')
+    if name in (b'IHDR', b'PLTE', b'IDAT', b'IEND'):
+      found = zlib.crc32(memoryview(content)[position + 4 : end])
+      if found != int.from_bytes(content[end : end + 4], 'big'):
+        raise BadImage(f'the checksum of a PNG {name.decode()} chunk is wrong')
+    if name == b'IEND':
+      return
+    position = end + 4
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+  """Any mode that the three formats give, upright, as uint8 [H W 3]."""
+  image = ImageOps.exif_transpose(image)
+  if image.mode.startswith('I'):  # 16-bit grey; Pillow would clip, not scale.
+    grey = np.asarray(image).astype(np.float64) / 257.0
+    grey = np.rint(grey.clip(0, 255)).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=-1)
+  if 'A' in image.getbands() or 'transparency' in image.info:
+    image = image.convert('RGBA')
+    white = Image.new('RGBA', image.size, 'white')
+    image = Image.alpha_composite(white, image)
+  return np.array(image.convert('RGB'))
+
+
+def to_float(image: np.ndarray) -> np.ndarray:
+  """uint8 [...] in 0..255 -> float32 in [-1, 1]."""
+  return image.astype(np.float32) * np.float32(1 / 127.5) - np.float32(1)
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+  """float [...] in [-1, 1] -> uint8, rounded and clipped."""
+  scaled = (np.asarray(image, np.float32) + 1) * 127.5
+  return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def crop(
+  example: dict,
+  size: int,
+  *,
+  place: tuple[float, float] = (0.5, 0.5),
+  flip: bool = False,
+  resample: str = 'lanczos',
+) -> dict:
+  """The example with its image, and the labels that live on it, [size size].
+
+  The shorter side becomes `size` and the longer one is cropped, as in the
+  release. Boxes are cut at the crop's edge and dropped (with their
+  `box_labels`) where nothing is left; `segmentation` is resampled to the
+  nearest class.
+
+  Args:
+    example: 'image' uint8 [H W 3]; perhaps 'boxes' [N 4], 'box_labels' [N],
+      'segmentation' [H W].
+    size: Side of the result in pixels.
+    place: Where the crop lies along each axis (y, x), 0 to 1; 0.5 is centred.
+    flip: Whether left and right are exchanged.
+    resample: 'lanczos' or 'bicubic', antialiased.
+  """
+  image = example['image']
+  height, width = image.shape[:2]
+  side = min(height, width)
+  top, left = (
+    int((extent - side) * share + 1e-6)
+    for extent, share in zip((height, width), place)
+  )
+  result = dict(example)
+  result['image'] = _resize(image, (left, top), side, size, RESAMPLE[resample])
+  if 'segmentation' in example:
+    classes = np.asarray(example['segmentation'], np.int32)
+    nearest = Image.Resampling.NEAREST
+    result['segmentation'] = _resize(classes, (left, top), side, size, nearest)
+  if 'boxes' in example:
+    # Corners in units of the crop.
+    corners = np.asarray(example['boxes'], np.float32).reshape(-1, 4)
+    corners = corners * np.float32([width, height, width, height])
+    corners = (corners - np.float32([left, top, left, top])) / side
+    boxes = corners.clip(0, 1).astype(np.float32)
+    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    result['boxes'] = boxes[kept]
+    if 'box_labels' in example:
+      result['box_labels'] = np.asarray(example['box_labels'], np.int32)[kept]
+  return _flip(result) if flip else result
+
+
+def _resize(
+  pixels: np.ndarray, corner: tuple[int, int], side: int, size: int, resample
+) -> np.ndarray:
+  """The square of `side` pixels at corner (x, y), resampled to [size size]."""
+  left, top = corner
+  if side == size:
+    return pixels[top : top + side, left : left + side]
+  box = (left, top, left + side, top + side)
+  image = Image.fromarray(pixels).resize((size, size), resample, box=box)
+  return np.array(image)
+
+
+def _flip(example: dict) -> dict:
+  """Exchanges left and right in everything that has a place."""
+  result = dict(example)
+  for key in ('image', 'segmentation'):
+    if key in example:
+      result[key] = np.ascontiguousarray(example[key][:, ::-1])
+  if 'boxes' in example:
+    x0, y0, x1, y1 = example['boxes'].T
+    result['boxes'] = np.stack([1 - x1, y0, 1 - x0, y1], axis=-1)
+  return result

@@ -1,0 +1,175 @@
+"""Where examples come from: random access, by index, with whatever labels.
+
+A source has `len(source)` and `source[i]`, a dict with `image` uint8 [H W 3]
+and perhaps `label` int, `text` str, `boxes` float32 [N 4] (x0 y0 x1 y1 in
+[0, 1]), `box_labels` int32 [N] and `segmentation` int32 [H W]. A source of
+stored images also has `name(i)`, and raises `images.BadImage` for one that
+cannot be read. Sources are pickled to the data workers.
+"""
+
+import os
+import re
+
+import numpy as np
+
+from ldm_jax.data import folder, images
+from ldm_jax.data.pipeline import DataSpec
+from ldm_jax.types import UserError
+
+
+def open_source(spec: DataSpec, split: str):
+  """The source that `spec` names; `split` is a name such as 'train'."""
+  if spec.source == 'scenes':
+    from ldm_jax.data.scenes import Scenes
+
+    num_examples = spec.num_examples if split == spec.train_split else 0
+    return Scenes(
+      num_examples=num_examples,
+      size=spec.size,
+      max_objects=spec.max_objects,
+      seed=0,
+      split=split,
+    )
+  if spec.source == 'folder':
+    return folder.open_folder(
+      spec.path, split, holdout=spec.holdout, is_train=split == spec.train_split
+    )
+  if spec.source.startswith('tfds:'):
+    return Tfds(spec.source.removeprefix('tfds:'), split, spec.tfds_data_dir)
+  raise UserError(
+    f'data.source={spec.source!r}; it must be scenes, folder or tfds:NAME.'
+  )
+
+
+class Tfds:
+  """A split of a TFDS dataset that was prepared as ArrayRecord.
+
+  Reading needs no TensorFlow. Images are decoded by `images.decode`.
+
+  Args:
+    name: 'dataset', 'dataset/config' or either with ':version'.
+    split: a split of the dataset, such as 'train' or 'train[:90%]'.
+    data_dir: where it was prepared; '' is $TFDS_DATA_DIR or TFDS's default.
+  """
+
+  def __init__(self, name: str, split: str, data_dir: str = ''):
+    import tensorflow_datasets as tfds
+
+    self.dataset, self.split = name, split
+    folder_ = find_tfds(name, data_dir)
+    try:
+      builder = tfds.builder_from_directory(folder_)
+      features = builder.info.features
+      self._columns = _columns(features, name)
+      skipped = {self._columns['image']: tfds.decode.SkipDecoding()}
+      if split.split('[')[0] not in builder.info.splits:
+        raise UserError(
+          f'tfds:{name} has no split {split!r}; it has'
+          f' {", ".join(sorted(builder.info.splits))}.'
+        )
+      self._records = builder.as_data_source(split, decoders=skipped)
+    except UserError:
+      raise
+    except NotImplementedError as e:
+      raise UserError(
+        f'{folder_} is not stored as ArrayRecord. {_HOW_TO_PREPARE}'
+      ) from e
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __repr__(self) -> str:
+    return f'tfds:{self.dataset} ({self.split})'
+
+  def name(self, index: int) -> str:
+    return f'tfds:{self.dataset}/{self.split}[{index}]'
+
+  def __getitem__(self, index: int) -> dict:
+    record = self._records[index]
+    example = {'image': images.decode(record[self._columns['image']])}
+    if 'label' in self._columns:
+      example['label'] = int(record[self._columns['label']])
+    if 'text' in self._columns:
+      example['text'] = _first_text(record[self._columns['text']])
+    return example
+
+
+_HOW_TO_PREPARE = (
+  'Prepare it once, where TensorFlow is installed, with'
+  " tfds.builder(NAME, data_dir=DIR, file_format='array_record')"
+  '.download_and_prepare(), and set data.tfds_data_dir=DIR.'
+)
+
+
+def find_tfds(name: str, data_dir: str = '') -> str:
+  """The folder of the newest prepared version of 'dataset[/config][:version]'.
+
+  Raises:
+    UserError: nothing was prepared there, or the config must be named.
+  """
+  root = os.path.expanduser(
+    data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  )
+  path, _, version = name.partition(':')
+  top = os.path.join(root, *path.split('/'))
+  found = _versions(top)
+  if not found and os.path.isdir(top):
+    configs = [c for c in sorted(os.listdir(top)) if _versions(f'{top}/{c}')]
+    if len(configs) > 1:
+      raise UserError(
+        f'tfds:{name} has several configurations; name one, such as'
+        f' tfds:{path}/{configs[0]} (of {", ".join(configs)}).'
+      )
+    for config in configs:
+      top = os.path.join(top, config)
+      found = _versions(top)
+  if version:
+    found = [v for v in found if v == version]
+  if not found:
+    raise UserError(
+      f'tfds:{name} was not found under {root}. {_HOW_TO_PREPARE}'
+    )
+  return os.path.join(top, found[-1])
+
+
+def _versions(folder_: str) -> list[str]:
+  """Version folders that hold a dataset, oldest first."""
+  if not os.path.isdir(folder_):
+    return []
+  found = [
+    entry
+    for entry in os.listdir(folder_)
+    if re.fullmatch(r'\d+\.\d+\.\d+', entry)
+    and os.path.isfile(os.path.join(folder_, entry, 'dataset_info.json'))
+  ]
+  return sorted(found, key=lambda v: tuple(map(int, v.split('.'))))
+
+
+def _columns(features, name: str) -> dict[str, str]:
+  """Our key -> the dataset's, by name and then by kind of feature."""
+  kinds = {key: type(feature).__name__ for key, feature in features.items()}
+  columns = {}
+  for ours, names, kind in (
+    ('image', ('image',), 'Image'),
+    ('label', ('label',), 'ClassLabel'),
+    ('text', ('text', 'caption', 'captions'), 'Text'),
+  ):
+    named = [key for key in names if key in kinds]
+    alike = [key for key, found in kinds.items() if found == kind]
+    if named or len(alike) == 1:
+      columns[ours] = (named or alike)[0]
+  if 'image' not in columns:
+    raise UserError(f'tfds:{name} has no image; it has {", ".join(kinds)}.')
+  return columns
+
+
+def _first_text(value) -> str:
+  """A caption, or the first of several, as str."""
+  while not isinstance(value, (bytes, str)):
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+      value = value.item()
+    elif isinstance(value, dict):
+      value = next(iter(value.values()))
+    else:
+      value = value[0]
+  return value.decode('utf-8') if isinstance(value, bytes) else value
