@@ -1,0 +1,123 @@
+"""Optimizers and learning-rate schedules."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.types import UserError
+
+SCHEDULES = ('constant', 'cosine', 'linear')
+MOMENT_DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimSpec:
+  """AdamW and its schedule; the release trains both stages with Adam family.
+
+  Attributes:
+    learning_rate: peak rate, or with `scale_lr` the rate per image.
+    scale_lr: multiply by the global batch size, as the release's main.py does
+      (accumulated batches x GPUs x batch size x base rate).
+    schedule: what follows the warm-up: constant, cosine or linear.
+    warmup_steps: the rate climbs linearly and reaches its peak at this step.
+    final_fraction: where cosine and linear end, as a share of the peak.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: decoupled, on every parameter as in PyTorch's AdamW; 0: Adam.
+    clip_norm: largest global gradient norm; 0: no clipping.
+    moment_dtype: of the first moment. The second stays float32: with
+      b2 = 0.999 a step moves it by less than bfloat16 can resolve.
+  """
+
+  learning_rate: float
+  scale_lr: bool = False
+  schedule: str = 'constant'
+  warmup_steps: int = 0
+  final_fraction: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.01
+  clip_norm: float = 0.0
+  moment_dtype: str = 'float32'
+
+  def __post_init__(self):
+    _require(self.learning_rate > 0, 'learning_rate', self, 'above 0')
+    _require(
+      self.schedule in SCHEDULES, 'schedule', self, f'one of {SCHEDULES}'
+    )
+    _require(self.warmup_steps >= 0, 'warmup_steps', self, '0 or more')
+    _require(0 <= self.final_fraction <= 1, 'final_fraction', self, 'in [0, 1]')
+    _require(0 <= self.b1 < 1, 'b1', self, 'in [0, 1)')
+    _require(0 <= self.b2 < 1, 'b2', self, 'in [0, 1)')
+    _require(self.eps > 0, 'eps', self, 'above 0')
+    _require(self.weight_decay >= 0, 'weight_decay', self, '0 or more')
+    _require(self.clip_norm >= 0, 'clip_norm', self, '0 (no clipping) or more')
+    _require(
+      self.moment_dtype in MOMENT_DTYPES,
+      'moment_dtype',
+      self,
+      f'one of {MOMENT_DTYPES}',
+    )
+
+
+def learning_rate(
+  spec: OptimSpec, num_steps: int, batch_size: int
+) -> optax.Schedule:
+  """The rate as a function of the step; `batch_size` is the global one.
+
+  Raises UserError where the warm-up does not fit into `num_steps`.
+  """
+  if spec.warmup_steps > num_steps:
+    raise UserError(
+      f'optim.warmup_steps={spec.warmup_steps} is longer than the whole run '
+      f'(num_steps={num_steps}). Lower one or raise the other.'
+    )
+  peak = spec.learning_rate * (batch_size if spec.scale_lr else 1)
+  decay_steps = max(num_steps - spec.warmup_steps, 1)
+
+  def schedule(step):
+    step = jnp.asarray(step, jnp.float32)
+    done = jnp.clip((step - spec.warmup_steps) / decay_steps, 0.0, 1.0)
+    left = {
+      'constant': jnp.ones_like(done),
+      'cosine': 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+      'linear': 1.0 - done,
+    }[spec.schedule]
+    if spec.schedule != 'constant':
+      left = spec.final_fraction + (1.0 - spec.final_fraction) * left
+    # Step 0 already moves: a first rate of zero would waste a batch.
+    warm = jnp.minimum((step + 1.0) / max(spec.warmup_steps, 1), 1.0)
+    return peak * left * warm
+
+  return schedule
+
+
+def make(
+  spec: OptimSpec, num_steps: int, batch_size: int
+) -> optax.GradientTransformation:
+  """Clipping, then AdamW (Adam where weight_decay is 0)."""
+  clip = (
+    optax.clip_by_global_norm(spec.clip_norm)
+    if spec.clip_norm
+    else optax.identity()
+  )
+  adam = optax.adamw(
+    learning_rate(spec, num_steps, batch_size),
+    b1=spec.b1,
+    b2=spec.b2,
+    eps=spec.eps,
+    mu_dtype=jnp.dtype(spec.moment_dtype),
+    weight_decay=spec.weight_decay,
+  )
+  return optax.chain(clip, adam)
+
+
+def _require(holds: bool, name: str, spec: OptimSpec, allowed: str):
+  if not holds:
+    raise UserError(
+      f'optim.{name}={getattr(spec, name)!r} is not allowed: it must be '
+      f'{allowed}.'
+    )
