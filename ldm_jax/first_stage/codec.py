@@ -18,18 +18,18 @@ class Codec:
   first_stage: nn.Module
 
   def encode(
-      self, frozen: Params, image: Array, rng: Array | None = None
+    self, frozen: Params, image: Array, rng: Array | None = None
   ) -> Array:
     """A posterior sample with rng, the mode without; VQ: not quantised."""
     z = self.first_stage.apply(
-        {'params': frozen['first_stage']}, image, rng, method='encode'
+      {'params': frozen['first_stage']}, image, rng, method='encode'
     )
     return z * frozen['scale_factor']
 
   def decode(self, frozen: Params, z: Array) -> Array:
     """Latents to images; VQ quantises first."""
     return self.first_stage.apply(
-        {'params': frozen['first_stage']},
-        z / frozen['scale_factor'],
-        method='decode',
+      {'params': frozen['first_stage']},
+      z / frozen['scale_factor'],
+      method='decode',
     )
