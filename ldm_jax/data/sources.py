@@ -13,7 +13,7 @@ import re
 import numpy as np
 
 from ldm_jax.data import folder, images
-from ldm_jax.data.pipeline import DataSpec
+from ldm_jax.data.spec import DataSpec
 from ldm_jax.types import UserError
 
 
