@@ -45,7 +45,7 @@ PALETTE = {
 }
 
 # Range of the radius by the number of objects, as shares of the image's side.
-RADII = {1: (0.17, 0.25), 2: (0.135, 0.17), 3: (0.125, 0.15)}
+RADII = {1: (0.18, 0.25), 2: (0.135, 0.17), 3: (0.125, 0.15)}
 # The centres of left, centre and right (top, middle, bottom) keep apart, so
 # that a place is never a matter of half a pixel.
 LOW_END, MIDDLE, HIGH_START = 0.37, (0.45, 0.55), 0.63
@@ -54,8 +54,8 @@ MAX_ROTATION = math.radians(20)
 # Extents in units of the radius; chosen for roughly equal areas.
 SQUARE_SIDE = 0.88  # half a side
 TRIANGLE_RADIUS = 1.28  # circumradius
-CROSS_LENGTH, CROSS_WIDTH = 1.06, 0.37  # half length, half width of an arm
-RING_OUTER, RING_INNER = 1.05, 0.52
+CROSS_LENGTH, CROSS_WIDTH = 1.20, 0.36  # half length, half width of an arm
+RING_OUTER, RING_INNER = 1.12, 0.58
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _rgb(colour: str, h: float, s: float, v: float) -> tuple:
 
 
 @functools.lru_cache
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
+def pixel_grid(size: int) -> tuple[np.ndarray, np.ndarray]:
   """Pixel centres in shares of the side: x [1 W], y [H 1]."""
   line = ((np.arange(size) + 0.5) / size).astype(np.float32)
   return line[None, :], line[:, None]
@@ -260,7 +260,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
   kind = rng.integers(4)
   if kind == 0:
     return _clouds(rng, size, 6)
-  x, y = _grid(size)
+  x, y = pixel_grid(size)
   turn, phase, rate, other = rng.random(4).tolist()
   pulse = 2 * math.pi * (2 + 1.5 * rate)  # 2 to 3.5 waves across the image
   if kind == 1:
@@ -277,7 +277,7 @@ def _background(
   rng: np.random.Generator, size: int, light: tuple[float, float]
 ) -> np.ndarray:
   """A lit, textured, nearly grey ground [H W 3] in [0, 1]."""
-  x, y = _grid(size)
+  x, y = pixel_grid(size)
   h, drift, s, v, glow, grain = rng.random(6).tolist()
   value = 0.42 + 0.38 * v
   one, two = (
@@ -304,7 +304,7 @@ def render(
   light = (math.cos(turn), math.sin(turn))  # points to the lamp
   image = _background(rng, size, light)
   segmentation = np.zeros((size, size), np.int32)
-  grid_x, grid_y = _grid(size)
+  grid_x, grid_y = pixel_grid(size)
   for placed in scene:
     scale = placed.radius * size  # pixels per unit of `distance`
     x, y = (
