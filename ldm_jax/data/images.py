@@ -6,17 +6,35 @@ profile, text) is dropped. Transparency is composited on white, because the
 colour under a fully transparent pixel is arbitrary.
 """
 
+import errno
 import io
 import os
+import time
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 FORMATS = ('PNG', 'JPEG', 'WEBP')
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.webp')
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 2**20
+
+_RETRIES = (0.1, 1.0)  # seconds between attempts
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+_ORIENTATION = 0x0112
+# EXIF orientation -> what brings the image upright.
+_TURNS = {
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
+}
 
 RESAMPLE = {
   'lanczos': Image.Resampling.LANCZOS,
@@ -29,16 +47,28 @@ class BadImage(ValueError):
 
 
 def read(path: str | os.PathLike) -> np.ndarray:
-  """The image in a file, uint8 RGB [H W 3]; raises BadImage with the reason."""
-  try:
-    size = os.path.getsize(path)
-    if size > MAX_BYTES:
-      raise BadImage(f'the file has {size} bytes, over the {MAX_BYTES} allowed')
-    with open(path, 'rb') as file:
-      content = file.read()
-  except OSError as e:
-    raise BadImage(f'cannot be read: {e.strerror or e}') from e
-  return decode(content)
+  """The image in a file, uint8 RGB [H W 3]; raises BadImage with the reason.
+
+  A file system that fails for a moment is asked again; running out of memory
+  or file handles is no fault of the image and is raised as it is.
+  """
+  for pause in (*_RETRIES, None):
+    try:
+      return decode(_content(path))
+    except OSError as e:
+      if e.errno in _OUT_OF_RESOURCES:
+        raise
+      if pause is None or e.errno not in _TRANSIENT:
+        raise BadImage(f'cannot be read: {e.strerror or e}') from e
+    time.sleep(pause)
+
+
+def _content(path: str | os.PathLike) -> bytes:
+  size = os.path.getsize(path)
+  if size > MAX_BYTES:
+    raise BadImage(f'the file has {size} bytes, over the {MAX_BYTES} allowed')
+  with open(path, 'rb') as file:
+    return file.read()
 
 
 def decode(content: bytes) -> np.ndarray:
@@ -49,17 +79,22 @@ def decode(content: bytes) -> np.ndarray:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
   except Image.UnidentifiedImageError as e:
     raise BadImage('not a PNG, JPEG or WEBP image') from e
+  except MemoryError:
+    raise
   except Exception as e:  # Decoders raise nearly anything on hostile bytes.
     raise BadImage(f'cannot be opened: {e}') from e
   with image:
     if image.width * image.height > MAX_PIXELS:
       raise BadImage(
-        f'{image.width}x{image.height} is over {MAX_PIXELS // 10**6} megapixels'
+        f'{image.width}x{image.height} pixels are more than the'
+        f' {MAX_PIXELS // 10**6} million allowed'
       )
     _check_whole(content, image.format)
     try:
       image.load()
-      return _to_rgb(image)
+      return _to_rgb(_upright(image))
+    except MemoryError:
+      raise
     except Exception as e:
       raise BadImage(f'cannot be decoded: {e}') from e
 
@@ -91,12 +126,25 @@ def _check_png_chunks(content: bytes) -> None:
     position = end + 4
 
 
+def _upright(image: Image.Image) -> Image.Image:
+  """Turned as EXIF says; broken EXIF does not spoil a good image."""
+  try:
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+  except Exception:
+    turn = None
+  if turn is None:
+    return image
+  turned = image.transpose(turn)
+  turned.info = image.info
+  return turned
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
-  """Any mode that the three formats give, upright, as uint8 [H W 3]."""
-  image = ImageOps.exif_transpose(image)
+  """Any mode that the three formats give, as uint8 [H W 3]."""
   if image.mode.startswith('I'):  # 16-bit grey; Pillow would clip, not scale.
-    grey = np.asarray(image).astype(np.float64) / 257.0
-    grey = np.rint(grey.clip(0, 255)).astype(np.uint8)
+    levels = np.asarray(image).astype(np.int64)
+    grey = np.rint(levels / 257).astype(np.uint8)
+    grey[levels == image.info.get('transparency', -1)] = 255
     return np.repeat(grey[..., None], 3, axis=-1)
   if 'A' in image.getbands() or 'transparency' in image.info:
     image = image.convert('RGBA')
