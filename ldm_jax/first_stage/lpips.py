@@ -46,19 +46,19 @@ class LPIPS(nn.Module):
   def __call__(self, x: Array, y: Array) -> Array:
     shift = jnp.array([-0.030, -0.088, -0.188])
     scale = jnp.array([0.458, 0.448, 0.450])
-    batch = x.shape[0]
-    h = (jnp.concatenate([x, y]) - shift) / scale  # [2B H W 3]
+    # Walked side by side and not as one batch: in training only y has a
+    # gradient, and x then costs no backward pass.
+    pair = [(image - shift) / scale for image in (x, y)]
     total = 0.0
     for i, convs in enumerate(SLICES):
       if i:
-        h = nn.max_pool(h, (2, 2), (2, 2))
+        pair = [nn.max_pool(h, (2, 2), (2, 2)) for h in pair]
       for index, width in convs:
-        h = Conv(width, dtype=self.dtype, name=f'features_{index}')(h)
-        h = nn.relu(h)
-      unit = _unit(h.astype(jnp.float32))
-      squared = jnp.square(unit[:batch] - unit[batch:])
-      head = Conv(1, 1, use_bias=False, name=f'lin_{i}')(squared)
-      total += jnp.mean(head, axis=(1, 2, 3))
+        conv = Conv(width, dtype=self.dtype, name=f'features_{index}')
+        pair = [nn.relu(conv(h)) for h in pair]
+      a, b = (_unit(h.astype(jnp.float32)) for h in pair)
+      head = Conv(1, 1, use_bias=False, name=f'lin_{i}')
+      total += jnp.mean(head(jnp.square(a - b)), axis=(1, 2, 3))
     return total
 
 
