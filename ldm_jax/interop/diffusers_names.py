@@ -1,296 +1,302 @@
-"""What diffusers calls every tensor of our models: one table, read both ways.
+"""What diffusers calls each parameter, component by component.
 
-Each function lists the rows of one component from the fields of our config, so
-nothing here depends on a file, and whatever is missing or too much in one can
-be named in full.
+Tables are built from our config's sections, as the release's are; only the
+names differ, and the attention of a plain U-Net: its q, k and v are three
+tensors there and one here (see `fuse`).
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-Config = Mapping[str, Any]
+from ldm_jax.interop.compvis_names import TOKEN_TRANSFORMER
+from ldm_jax.interop.names import Row, conv, dense, embedding, norm
+
+# --- The U-Net: UNet2DModel or UNet2DConditionModel. ---
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-  """One of our arrays, and the tensor or tensors that hold it there.
-
-  Layouts (ours <-> theirs; their files are PyTorch's):
-    same     as it is: vectors, embeddings
-    dense    [i o] <-> [o i], or as a 1x1 convolution [o i 1 1]
-    conv     [k k i o] <-> [o i k k]; a 1x1 may come as [o i]
-    linear   [1 1 i o] <-> [o i]; written so, a 1x1 convolution is read too
-    qkv      [(i) heads*3*d] <-> three of [heads*d (i)]: ours is fused, and
-             holds per head its q, then its k, then its v
-  """
-
-  ours: str  # 'down_0_block_0/conv1/kernel'
-  theirs: tuple[str, ...]
-  layout: str = 'same'
-  heads: int = 1
-
-  def read(self, *tensors: np.ndarray) -> np.ndarray:
-    """Their tensors -> our array."""
-    if self.layout == 'same':
-      return tensors[0]
-    if self.layout == 'qkv':
-      return self._fuse(tensors)
-    x = tensors[0]
-    spatial = x.shape[2:]
-    if self.layout == 'dense':
-      if spatial not in ((), (1, 1)):
-        raise ValueError(f'{x.shape} is no matrix')
-      return x.reshape(x.shape[:2]).T
-    if not spatial:
-      x = x[:, :, None, None]
-    return x.transpose(2, 3, 1, 0)
-
-  def write(self, array: np.ndarray) -> list[np.ndarray]:
-    """Our array -> their tensors, contiguous."""
-    if self.layout == 'qkv':
-      parts = array.reshape(*array.shape[:-1], self.heads, 3, -1)
-      tensors = [
-        parts[..., i, :].reshape(*array.shape[:-1], -1).T for i in range(3)
-      ]
-    elif self.layout == 'conv':
-      tensors = [array.transpose(3, 2, 0, 1)]
-    elif self.layout == 'linear':
-      tensors = [array[0, 0].T]
-    elif self.layout == 'dense':
-      tensors = [array.T]
-    else:
-      tensors = [array]
-    return [np.ascontiguousarray(tensor) for tensor in tensors]
-
-  def _fuse(self, tensors) -> np.ndarray:
-    # [heads*d (i) (1 1)] -> [(i) heads d]; a bias has no i.
-    split = [
-      x.reshape(x.shape[:2]).T.reshape(*x.shape[1:2], self.heads, -1)
-      for x in tensors
-    ]
-    fused = np.stack(split, axis=-2)  # [(i) heads 3 d]
-    return fused.reshape(*fused.shape[:-3], -1)
-
-
-Rows = Iterator[Row]
-
-
-def _layer(ours: str, theirs: str, layout: str, bias: bool = True) -> Rows:
-  yield Row(f'{ours}/kernel', (f'{theirs}.weight',), layout)
-  if bias:
-    yield Row(f'{ours}/bias', (f'{theirs}.bias',))
-
-
-def _norm(ours: str, theirs: str) -> Rows:
-  yield Row(f'{ours}/scale', (f'{theirs}.weight',))
-  yield Row(f'{ours}/bias', (f'{theirs}.bias',))
-
-
-def unet(config: Config) -> list[Row]:
-  """Rows of UNet2DModel or UNet2DConditionModel from our unet section."""
-  return list(_unet(config))
-
-
-def _unet(config: Config) -> Rows:
-  c = {'num_res_blocks': 2, 'attention': 'self', 'resblock_updown': False}
-  c |= dict(config)
-  widths = [c['channels'] * m for m in c['multipliers']]
+def unet(section: dict, in_channels: int, context: int) -> list[Row]:
+  """`context` is the width that cross-attention reads (0: none)."""
+  s = {
+    'num_res_blocks': 2, 'attention': 'self', 'transformer_depth': 1,
+    'scale_shift_norm': False, 'resblock_updown': False, **section,
+  }  # fmt: skip
+  ours, c = 'model/unet', s['channels']
+  widths = [c * m for m in s['multipliers']]
   last = len(widths) - 1
+  rows = dense(f'{ours}/time/dense1', 'time_embedding.linear_1', c, 4 * c)
+  rows += dense(f'{ours}/time/dense2', 'time_embedding.linear_2', 4 * c, 4 * c)
+  rows += conv(f'{ours}/conv_in', 'conv_in', in_channels, c)
 
-  yield from _layer('time/dense1', 'time_embedding.linear_1', 'dense')
-  yield from _layer('time/dense2', 'time_embedding.linear_2', 'dense')
-  yield from _layer('conv_in', 'conv_in', 'conv')
-  yield from _norm('norm_out', 'conv_norm_out')
-  yield from _layer('conv_out', 'conv_out', 'conv')
+  def block(name, there, i, level, ci):
+    out = _res_block(f'{ours}/{name}', f'{there}.resnets.{i}', s, ci,
+                     widths[level])  # fmt: skip
+    if level in s['attention_levels']:
+      out += _attention(f'{ours}/{name}_attn', f'{there}.attentions.{i}', s,
+                        widths[level], context)  # fmt: skip
+    return out
 
-  x, skips = c['channels'], [c['channels']]
+  def resample(name, there, width):
+    if s['resblock_updown']:
+      return _res_block(f'{ours}/{name}', there, s, width, width)
+    return conv(f'{ours}/{name}/conv', f'{there}.conv', width, width)
+
+  width, skips = c, [c]
   for level in range(last + 1):
     there = f'down_blocks.{level}'
-    for i in range(c['num_res_blocks']):
-      here = f'down_{level}_block_{i}'
-      yield from _res_block(here, f'{there}.resnets.{i}', x != widths[level])
-      if level in c['attention_levels']:
-        yield from _unet_attention(c, f'{here}_attn', f'{there}.attentions.{i}')
-      x = widths[level]
-      skips.append(x)
+    for i in range(s['num_res_blocks']):
+      rows += block(f'down_{level}_block_{i}', there, i, level, width)
+      width = widths[level]
+      skips.append(width)
     if level < last:
-      yield from _resample(c, f'down_{level}_downsample', there, 'downsamplers')
-      skips.append(x)
+      name = f'down_{level}_downsample'
+      rows += resample(name, f'{there}.downsamplers.0', width)
+      skips.append(width)
 
-  yield from _res_block('mid_block_0', 'mid_block.resnets.0', False)
-  yield from _unet_attention(c, 'mid_attn', 'mid_block.attentions.0')
-  yield from _res_block('mid_block_1', 'mid_block.resnets.1', False)
+  middle = 'mid_block'
+  for i in (0, 1):
+    there = f'{middle}.resnets.{i}'
+    rows += _res_block(f'{ours}/mid_block_{i}', there, s, width, width)
+  there = f'{middle}.attentions.0'
+  rows += _attention(f'{ours}/mid_attn', there, s, width, context)
 
   for level in reversed(range(last + 1)):
     there = f'up_blocks.{last - level}'  # Theirs count from the middle.
-    for i in range(c['num_res_blocks'] + 1):
-      here = f'up_{level}_block_{i}'
-      changes = x + skips.pop() != widths[level]
-      yield from _res_block(here, f'{there}.resnets.{i}', changes)
-      if level in c['attention_levels']:
-        yield from _unet_attention(c, f'{here}_attn', f'{there}.attentions.{i}')
-      x = widths[level]
+    for i in range(s['num_res_blocks'] + 1):
+      ci = width + skips.pop()
+      rows += block(f'up_{level}_block_{i}', there, i, level, ci)
+      width = widths[level]
     if level > 0:
-      yield from _resample(c, f'up_{level}_upsample', there, 'upsamplers')
+      rows += resample(f'up_{level}_upsample', f'{there}.upsamplers.0', width)
+
+  rows += norm(f'{ours}/norm_out', 'conv_norm_out', c)
+  return rows + conv(f'{ours}/conv_out', 'conv_out', c, s['out_channels'])
 
 
-def _res_block(ours: str, theirs: str, changes_width: bool) -> Rows:
-  yield from _norm(f'{ours}/norm1', f'{theirs}.norm1')
-  yield from _layer(f'{ours}/conv1', f'{theirs}.conv1', 'conv')
-  yield from _layer(f'{ours}/temb', f'{theirs}.time_emb_proj', 'dense')
-  yield from _norm(f'{ours}/norm2', f'{theirs}.norm2')
-  yield from _layer(f'{ours}/conv2', f'{theirs}.conv2', 'conv')
-  if changes_width:
-    yield from _layer(f'{ours}/skip', f'{theirs}.conv_shortcut', 'conv')
+def _res_block(ours, theirs, s, ci, co) -> list[Row]:
+  temb = co * (2 if s['scale_shift_norm'] else 1)
+  rows = norm(f'{ours}/norm1', f'{theirs}.norm1', ci)
+  rows += conv(f'{ours}/conv1', f'{theirs}.conv1', ci, co)
+  name = f'{theirs}.time_emb_proj'
+  rows += dense(f'{ours}/temb', name, 4 * s['channels'], temb)
+  rows += norm(f'{ours}/norm2', f'{theirs}.norm2', co)
+  rows += conv(f'{ours}/conv2', f'{theirs}.conv2', co, co)
+  if ci != co:
+    rows += conv(f'{ours}/skip', f'{theirs}.conv_shortcut', ci, co, 1)
+  return rows
 
 
-def _resample(config: Config, ours: str, theirs: str, kind: str) -> Rows:
-  if config['resblock_updown']:
-    yield from _res_block(ours, f'{theirs}.{kind}.0', False)
-  else:
-    yield from _layer(f'{ours}/conv', f'{theirs}.{kind}.0.conv', 'conv')
-
-
-def _unet_attention(config: Config, ours: str, theirs: str) -> Rows:
-  if config['attention'] == 'self':
-    yield from _self_attention(config, ours, theirs)
-    return
-  yield from _norm(f'{ours}/norm', f'{theirs}.norm')
-  yield from _layer(f'{ours}/proj_in', f'{theirs}.proj_in', 'conv')
-  yield from _layer(f'{ours}/proj_out', f'{theirs}.proj_out', 'conv')
-  for i in range(config.get('transformer_depth', 1)):
+def _attention(ours, theirs, s, c, context) -> list[Row]:
+  if s['attention'] == 'self':
+    rows = norm(f'{ours}/norm', f'{theirs}.group_norm', c)
+    rows += dense(f'{ours}/qkv', f'{theirs}.{_FUSED}', c, 3 * c)
+    return rows + dense(f'{ours}/proj_out', f'{theirs}.to_out.0', c, c)
+  rows = norm(f'{ours}/norm', f'{theirs}.norm', c)
+  rows += conv(f'{ours}/proj_in', f'{theirs}.proj_in', c, c, 1)
+  for i in range(s['transformer_depth']):
     here, there = f'{ours}/block_{i}', f'{theirs}.transformer_blocks.{i}'
-    for n in (1, 2, 3):
-      yield from _norm(f'{here}/norm{n}', f'{there}.norm{n}')
-    for n in (1, 2):
-      attn = f'{here}/attn{n}', f'{there}.attn{n}'
-      for part in 'qkv':
-        yield from _layer(
-          f'{attn[0]}/{part}', f'{attn[1]}.to_{part}', 'dense', bias=False
-        )
-      yield from _layer(f'{attn[0]}/out', f'{attn[1]}.to_out.0', 'dense')
+    for k in (1, 2, 3):
+      rows += norm(f'{here}/norm{k}', f'{there}.norm{k}', c)
+    for k, width in ((1, c), (2, context or c)):
+      attn = f'{here}/attn{k}', f'{there}.attn{k}'
+      rows += dense(f'{attn[0]}/q', f'{attn[1]}.to_q', c, c, bias=False)
+      rows += dense(f'{attn[0]}/k', f'{attn[1]}.to_k', width, c, bias=False)
+      rows += dense(f'{attn[0]}/v', f'{attn[1]}.to_v', width, c, bias=False)
+      rows += dense(f'{attn[0]}/out', f'{attn[1]}.to_out.0', c, c)
     feed = f'{here}/feed_forward'
-    yield from _layer(f'{feed}/proj_in', f'{there}.ff.net.0.proj', 'dense')
-    yield from _layer(f'{feed}/proj_out', f'{there}.ff.net.2', 'dense')
+    rows += dense(f'{feed}/proj_in', f'{there}.ff.net.0.proj', c, 8 * c)
+    rows += dense(f'{feed}/proj_out', f'{there}.ff.net.2', 4 * c, c)
+  return rows + conv(f'{ours}/proj_out', f'{theirs}.proj_out', c, c, 1)
 
 
-def _self_attention(config: Config, ours: str, theirs: str) -> Rows:
-  heads = config.get('num_heads')
-  if heads is None:
-    heads = _width_at(config, ours) // config['head_width']
-  yield from _norm(f'{ours}/norm', f'{theirs}.group_norm')
-  for leaf, theirs_leaf in (('kernel', 'weight'), ('bias', 'bias')):
-    names = tuple(f'{theirs}.to_{part}.{theirs_leaf}' for part in 'qkv')
-    yield Row(f'{ours}/qkv/{leaf}', names, 'qkv', heads)
-  yield from _layer(f'{ours}/proj_out', f'{theirs}.to_out.0', 'dense')
+# --- First stages: AutoencoderKL or VQModel. ---
 
 
-def _width_at(config: Config, ours: str) -> int:
-  """Channels of the attention named 'down_1_block_0_attn' or 'mid_attn'."""
-  level = -1 if ours.startswith('mid') else int(ours.split('_')[1])
-  return config['channels'] * config['multipliers'][level]
-
-
-def first_stage(config: Config) -> list[Row]:
-  """Rows of AutoencoderKL or VQModel from our first_stage section."""
-  return list(_first_stage(config))
-
-
-def _first_stage(config: Config) -> Rows:
-  c = {'channels': 128, 'multipliers': (1, 2, 4), 'num_res_blocks': 2}
-  c |= {'attention_levels': (), 'mid_attention': True}
-  c |= dict(config)
-  widths = [c['channels'] * m for m in c['multipliers']]
+def first_stage(section: dict) -> list[Row]:
+  """The KL or VQ autoencoder."""
+  s = {
+    'channels': 128, 'multipliers': (1, 2, 4), 'num_res_blocks': 2,
+    'attention_levels': (), 'mid_attention': True, 'in_channels': 3,
+    'out_channels': 3, **section,
+  }  # fmt: skip
+  ours, z, d = 'first_stage', s['z_channels'], s['embed_dim']
+  k = 2 if s['name'] == 'kl' else 1  # Moments per channel.
+  widths = [s['channels'] * m for m in s['multipliers']]
   last = len(widths) - 1
+  rows = conv(f'{ours}/quant_conv', 'quant_conv', k * z, k * d, 1)
+  rows += conv(f'{ours}/post_quant_conv', 'post_quant_conv', d, z, 1)
+  if s['name'] == 'vq':
+    codebook = f'{ours}/quantize', 'quantize.embedding'
+    rows += embedding(*codebook, s['num_codes'], d)
 
-  yield from _layer('quant_conv', 'quant_conv', 'conv')
-  yield from _layer('post_quant_conv', 'post_quant_conv', 'conv')
-  if c['name'] == 'vq':
-    yield Row('quantize/embedding', ('quantize.embedding.weight',))
-  for half in ('encoder', 'decoder'):
-    yield from _layer(f'{half}/conv_in', f'{half}.conv_in', 'conv')
-    yield from _norm(f'{half}/norm_out', f'{half}.conv_norm_out')
-    yield from _layer(f'{half}/conv_out', f'{half}.conv_out', 'conv')
-    mid = f'{half}/mid', f'{half}.mid_block'
-    yield from _plain_block(f'{mid[0]}_block_1', f'{mid[1]}.resnets.0', False)
-    yield from _plain_block(f'{mid[0]}_block_2', f'{mid[1]}.resnets.1', False)
-    if c['mid_attention']:
-      yield from _one_head(f'{mid[0]}_attn', f'{mid[1]}.attentions.0')
-
-  def level_rows(here, there, level, count, x):
+  def level_rows(here, there, level, count, ci):
+    out = []
     for j in range(count):
-      changes = x != widths[level]
       block = f'{here}_block_{j}', f'{there}.resnets.{j}'
-      yield from _plain_block(*block, changes)
-      if level in c['attention_levels']:
-        yield from _one_head(f'{here}_attn_{j}', f'{there}.attentions.{j}')
-      x = widths[level]
+      out += _plain_block(*block, ci, widths[level])
+      ci = widths[level]
+      if level in s['attention_levels']:
+        out += _one_head(f'{here}_attn_{j}', f'{there}.attentions.{j}', ci)
+    return out
 
-  x = c['channels']
-  for level in range(last + 1):
-    here, there = f'encoder/down_{level}', f'encoder.down_blocks.{level}'
-    yield from level_rows(here, there, level, c['num_res_blocks'], x)
-    x = widths[level]
-    if level < last:
-      conv = f'{here}_downsample/conv', f'{there}.downsamplers.0.conv'
-      yield from _layer(*conv, 'conv')
-  for level in reversed(range(last + 1)):
-    here = f'decoder/up_{level}'
-    there = f'decoder.up_blocks.{last - level}'
-    yield from level_rows(here, there, level, c['num_res_blocks'] + 1, x)
-    x = widths[level]
-    if level > 0:
-      conv = f'{here}_upsample/conv', f'{there}.upsamplers.0.conv'
-      yield from _layer(*conv, 'conv')
-
-
-def _plain_block(ours: str, theirs: str, changes_width: bool) -> Rows:
-  for n in (1, 2):
-    yield from _norm(f'{ours}/norm{n}', f'{theirs}.norm{n}')
-    yield from _layer(f'{ours}/conv{n}', f'{theirs}.conv{n}', 'conv')
-  if changes_width:
-    yield from _layer(f'{ours}/shortcut', f'{theirs}.conv_shortcut', 'conv')
-
-
-def _one_head(ours: str, theirs: str) -> Rows:
-  yield from _norm(f'{ours}/norm', f'{theirs}.group_norm')
-  for part in 'qkv':
-    yield from _layer(f'{ours}/{part}', f'{theirs}.to_{part}', 'linear')
-  yield from _layer(f'{ours}/proj_out', f'{theirs}.to_out.0', 'linear')
-
-
-def text(config: Config) -> list[Row]:
-  """Rows of LDMBertModel from our text task's section.
-
-  Its `to_logits` is used by nobody and has no row.
-  """
-  return list(_text(config))
-
-
-def _text(config: Config) -> Rows:
-  yield Row('transformer/tokens/embedding', ('model.embed_tokens.weight',))
-  yield Row(
-    'transformer/positions/embedding', ('model.embed_positions.weight',)
+  width = s['channels']
+  rows += conv(
+    f'{ours}/encoder/conv_in', 'encoder.conv_in', s['in_channels'], width
   )
-  yield from _norm('transformer/norm', 'model.layer_norm')
-  for i in range(config['depth']):
-    here, there = f'transformer/layer_{i}', f'model.layers.{i}'
-    yield from _norm(f'{here}_norm1', f'{there}.self_attn_layer_norm')
-    yield from _norm(f'{here}_norm2', f'{there}.final_layer_norm')
-    for part in 'qkv':
-      name = f'{there}.self_attn.{part}_proj'
-      yield from _layer(f'{here}_attn/{part}', name, 'dense', bias=False)
-    out = f'{there}.self_attn.out_proj'
-    yield from _layer(f'{here}_attn/out', out, 'dense')
+  for i in range(last + 1):
+    here, there = f'{ours}/encoder/down_{i}', f'encoder.down_blocks.{i}'
+    rows += level_rows(here, there, i, s['num_res_blocks'], width)
+    width = widths[i]
+    if i < last:
+      name = f'{there}.downsamplers.0.conv'
+      rows += conv(f'{here}_downsample/conv', name, width, width)
+  rows += _ends(s, 'encoder', width, k * z)
+
+  rows += conv(f'{ours}/decoder/conv_in', 'decoder.conv_in', z, width)
+  for i in reversed(range(last + 1)):
+    here, there = f'{ours}/decoder/up_{i}', f'decoder.up_blocks.{last - i}'
+    rows += level_rows(here, there, i, s['num_res_blocks'] + 1, width)
+    width = widths[i]
+    if i > 0:
+      name = f'{there}.upsamplers.0.conv'
+      rows += conv(f'{here}_upsample/conv', name, width, width)
+  return rows + _ends(s, 'decoder', width, s['out_channels'])
+
+
+def _ends(s: dict, half: str, width: int, co: int) -> list[Row]:
+  """The middle and the last convolution of an encoder or a decoder."""
+  ours = f'first_stage/{half}'
+  middle = s['channels'] * s['multipliers'][-1]
+  rows = norm(f'{ours}/norm_out', f'{half}.conv_norm_out', width)
+  rows += conv(f'{ours}/conv_out', f'{half}.conv_out', width, co)
+  for i in (0, 1):
+    block = f'{ours}/mid_block_{i + 1}', f'{half}.mid_block.resnets.{i}'
+    rows += _plain_block(*block, middle, middle)
+  if s['mid_attention']:
+    there = f'{half}.mid_block.attentions.0'
+    rows += _one_head(f'{ours}/mid_attn', there, middle)
+  return rows
+
+
+def _plain_block(ours, theirs, ci, co) -> list[Row]:
+  rows = norm(f'{ours}/norm1', f'{theirs}.norm1', ci)
+  rows += conv(f'{ours}/conv1', f'{theirs}.conv1', ci, co)
+  rows += norm(f'{ours}/norm2', f'{theirs}.norm2', co)
+  rows += conv(f'{ours}/conv2', f'{theirs}.conv2', co, co)
+  if ci != co:
+    rows += conv(f'{ours}/shortcut', f'{theirs}.conv_shortcut', ci, co, 1)
+  return rows
+
+
+def _one_head(ours, theirs, c) -> list[Row]:
+  rows = norm(f'{ours}/norm', f'{theirs}.group_norm', c)
+  for here, there in (('q', 'to_q'), ('k', 'to_k'), ('v', 'to_v'),
+                      ('proj_out', 'to_out.0')):  # fmt: skip
+    name = f'{theirs}.{there}'
+    rows.append(Row(f'{ours}/{here}/kernel', f'{name}.weight', (c, c),
+                    'pointwise'))  # fmt: skip
+    rows.append(Row(f'{ours}/{here}/bias', f'{name}.bias', (c,)))
+  return rows
+
+
+# --- Text encoders: LDMBertModel, CLIPTextModel. ---
+
+
+def text(task: dict) -> list[Row]:
+  """The paper's text encoder, as LDMBertModel."""
+  t = {**TOKEN_TRANSFORMER['text'], **task}
+  ours, width = 'model/conditioner/transformer', t['width']
+  inner = t['num_heads'] * t['head_width']
+  table = lambda name, there, size: embedding(
+    f'{ours}/{name}', f'model.{there}', size, width
+  )
+  rows = table('tokens', 'embed_tokens', t['vocab_size'])
+  rows += table('positions', 'embed_positions', t['length'])
+  for i in range(t['depth']):
+    here, there = f'{ours}/layer_{i}', f'model.layers.{i}'
+    rows += norm(f'{here}_norm1', f'{there}.self_attn_layer_norm', width)
+    attn = f'{here}_attn', f'{there}.self_attn'
+    for k in 'qkv':
+      name = f'{attn[1]}.{k}_proj'
+      rows += dense(f'{attn[0]}/{k}', name, width, inner, bias=False)
+    rows += dense(f'{attn[0]}/out', f'{attn[1]}.out_proj', inner, width)
+    rows += norm(f'{here}_norm2', f'{there}.final_layer_norm', width)
     feed = f'{here}_feed_forward'
-    yield from _layer(f'{feed}/proj_in', f'{there}.fc1', 'dense')
-    yield from _layer(f'{feed}/proj_out', f'{there}.fc2', 'dense')
+    rows += dense(f'{feed}/proj_in', f'{there}.fc1', width, 4 * width)
+    rows += dense(f'{feed}/proj_out', f'{there}.fc2', 4 * width, width)
+  return rows + norm(f'{ours}/norm', 'model.layer_norm', width)
 
 
-# Names that diffusers had for the attention of autoencoders and plain U-Nets.
+def text_unused(task: dict) -> list[Row]:
+  """What LDMBertModel carries and nothing reads; their `ours` is empty."""
+  t = {**TOKEN_TRANSFORMER['text'], **task}
+  return [
+    Row('', 'to_logits.weight', (t['vocab_size'], t['width'])),
+    Row('', 'to_logits.bias', (t['vocab_size'],)),
+  ]
+
+
+# --- Three tensors there, one here. ---
+
+_FUSED = 'to_qkv'
+
+
+def parts(row: Row) -> list[Row]:
+  """The rows of the file that hold `row`: itself, or its q, k and v."""
+  if f'.{_FUSED}.' not in row.theirs:
+    return [row]
+  shape = (row.shape[0] // 3, *row.shape[1:])
+  return [Row(row.ours, name, shape, row.layout) for name in _split_names(row)]
+
+
+def _split_names(row: Row) -> list[str]:
+  return [row.theirs.replace(_FUSED, f'to_{k}') for k in 'qkv']
+
+
+def fuse(
+  rows: Iterable[Row], tensors: Mapping[str, np.ndarray], section: dict
+) -> dict[str, np.ndarray]:
+  """Joins q, k and v [heads*d (i)] to [heads*3*d (i)], as `rows` have them.
+
+  The fused rows go by head, and inside a head by q, k and v. `section` is the
+  U-Net's and says how many heads there are.
+  """
+  tensors = dict(tensors)
+  for row in rows:
+    if f'.{_FUSED}.' not in row.theirs:
+      continue
+    heads = _heads(row, section)
+    split = [
+      x.reshape(heads, -1, *x.shape[1:])
+      for x in (tensors.pop(name) for name in _split_names(row))
+    ]
+    tensors[row.theirs] = np.stack(split, axis=1).reshape(row.shape)
+  return tensors
+
+
+def split(
+  rows: Iterable[Row], tensors: Mapping[str, np.ndarray], section: dict
+) -> dict[str, np.ndarray]:
+  """The inverse of `fuse`."""
+  tensors = dict(tensors)
+  for row in rows:
+    if f'.{_FUSED}.' not in row.theirs:
+      continue
+    x = np.asarray(tensors.pop(row.theirs))
+    by_head = x.reshape(_heads(row, section), 3, -1, *x.shape[1:])
+    for i, name in enumerate(_split_names(row)):
+      tensors[name] = by_head[:, i].reshape(-1, *x.shape[1:])
+  return tensors
+
+
+def _heads(row: Row, section: dict) -> int:
+  return section.get('num_heads') or (
+    row.shape[0] // 3 // section['head_width']
+  )
+
+
+# --- Files of older versions. ---
+
 _OLD_ATTENTION = {
   'query': 'to_q',
   'key': 'to_k',
@@ -305,3 +311,17 @@ def modern(name: str) -> str:
   if len(parts) > 1 and parts[-2] in _OLD_ATTENTION:
     parts[-2] = _OLD_ATTENTION[parts[-2]]
   return '.'.join(parts)
+
+
+def modernise(
+  rows: Iterable[Row], tensors: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Today's names, and matrices for what came as 1x1 convolutions, or back."""
+  shapes = {part.theirs: part.shape for row in rows for part in parts(row)}
+  result = {}
+  for name, x in tensors.items():
+    name = modern(name)
+    shape = shapes.get(name, x.shape)
+    squeezed = x.shape[:2] == shape[:2] and {1} >= set(x.shape[2:] + shape[2:])
+    result[name] = x.reshape(shape) if squeezed else x
+  return result

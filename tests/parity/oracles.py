@@ -5,6 +5,8 @@ import jax
 import numpy as np
 import torch
 
+from ldm_jax.interop import diffusers_names, names
+
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
   """Every parameter, zero-initialised ones too, at a scale that keeps signals.
@@ -26,14 +28,17 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
   return module.eval()
 
 
-def to_ours(rows, tensors) -> dict:
-  """Their tensors by name -> our parameters, through the table `rows`."""
+def to_ours(rows, tensors, section=None) -> dict:
+  """Their tensors by name -> our trees, {item: {...}}, through a table.
+
+  `section` is the U-Net's, where q, k and v are to be fused.
+  """
   tensors = {k: np.asarray(v.detach()) for k, v in tensors.items()}
-  flat = {
-    tuple(row.ours.split('/')): row.read(*(tensors[n] for n in row.theirs))
-    for row in rows
-  }
-  return flax.traverse_util.unflatten_dict(flat)
+  assert not names.compare(
+    [part for row in rows for part in diffusers_names.parts(row)], tensors
+  )
+  tensors = diffusers_names.fuse(rows, tensors, section or {})
+  return names.to_ours(rows, tensors)
 
 
 def gradients(module: torch.nn.Module) -> dict:

@@ -108,10 +108,11 @@ def inputs(channels=3):
 def compare(config, theirs, context):
   """Forward and gradients of one U-Net in both places."""
   z, _, direction = inputs()
-  rows = diffusers_names.unet(config)
-  params = oracles.to_ours(rows, theirs.state_dict())
-  used = {name for row in rows for name in row.theirs}
-  assert used == set(theirs.state_dict())
+  rows = diffusers_names.unet(config, 3, WIDTH)
+  to_ours = lambda tensors: oracles.to_ours(rows, tensors, config)['model'][
+    'unet'
+  ]
+  params = to_ours(theirs.state_dict())
 
   def ours(params, z, context):
     cond = Conditioning(context=context)
@@ -135,7 +136,7 @@ def compare(config, theirs, context):
   if context is not None:
     there = keywords['encoder_hidden_states'].grad
     assert oracles.error(grads[2], there) <= 1e-3
-  expected = oracles.to_ours(rows, oracles.gradients(theirs))
+  expected = to_ours(oracles.gradients(theirs))
   oracles.assert_gradients_close(grads[0], expected, 1e-3)
 
 
@@ -155,8 +156,8 @@ def test_channels_joined_to_the_latent():
   config = SELF['plain'] | {'norm_groups': 32}  # the default
   theirs = oracles.randomise(plain_unet(config, in_channels=6))
   z, _, _ = inputs(6)
-  rows = diffusers_names.unet(config)
-  params = oracles.to_ours(rows, theirs.state_dict())
+  rows = diffusers_names.unet(config, 6, 0)
+  params = oracles.to_ours(rows, theirs.state_dict(), config)['model']['unet']
   cond = Conditioning(concat=jnp.asarray(z[..., 3:]))
   eps = UNet(**config).apply({'params': params}, z[..., :3], T, cond)
   with torch.no_grad():
