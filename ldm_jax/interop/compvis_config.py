@@ -1,0 +1,382 @@
+"""The release's config, as one of ours.
+
+Every key that the release's classes take is here: read, refused unless it has
+the one value that is supported, or ignored because it changes no network.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ldm_jax.interop import compvis_names
+from ldm_jax.interop.compvis_yaml import Section
+from ldm_jax.types import UserError
+
+MODELS = ('LatentDiffusion', 'Layout2ImgDiffusion')
+FIRST_STAGES = {
+  'AutoencoderKL': 'kl',
+  'VQModelInterface': 'vq',
+  'VQModel': 'vq',
+  'IdentityFirstStage': 'identity',
+}
+CONDITIONERS = (
+    'BERTEmbedder', 'ClassEmbedder', 'FrozenCLIPEmbedder', 'Identity',
+    'SpatialRescaler', 'TransformerEmbedder',
+)  # fmt: skip
+SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+
+# Keys that change nothing in the networks.
+IGNORED = {
+  'model': (
+      'ckpt_path', 'clip_denoised', 'cond_stage_forward', 'cond_stage_key',
+      'cond_stage_trainable', 'first_stage_key', 'ignore_keys',
+      'load_only_unet', 'log_every_t', 'monitor', 'num_timesteps_cond',
+      'scheduler_config', 'use_positional_encodings', 'v_posterior',
+  ),
+  'unet': ('image_size', 'legacy', 'use_checkpoint', 'use_fp16'),
+  'first_stage': (
+      'batch_resize_range', 'ckpt_path', 'colorize_nlabels', 'ignore_keys',
+      'image_key', 'lossconfig', 'lr_g_factor', 'monitor',
+      'sane_index_shape', 'scheduler_config', 'use_ema',
+  ),
+  'conditioner': ('device', 'key', 'version'),
+  'loss': ('disc_conditional', 'disc_in_channels', 'n_classes', 'use_actnorm'),
+}  # fmt: skip
+
+# Keys with one supported value: the release's default.
+FIXED = {
+  'model': {'given_betas': None, 'cosine_s': 8e-3},
+  'unet': {
+    'conv_resample': True,
+    'dims': 2,
+    'n_embed': None,
+    'num_classes': None,
+    'num_heads_upsample': -1,
+    'use_new_attention_order': False,
+  },
+  'first_stage': {'remap': None},
+  'ddconfig': {
+    'give_pre_end': False,
+    'resamp_with_conv': True,
+    'tanh_out': False,
+    'use_linear_attn': False,
+  },
+  'rescaler': {'bias': False, 'method': 'bilinear', 'multiplier': 0.5},
+  'loss': {'disc_factor': 1.0, 'perceptual_loss': 'lpips',
+           'pixelloss_weight': 1.0},
+}  # fmt: skip
+
+# Theirs -> ours, of the first stages' losses.
+LOSS_KEYS = {
+  'codebook_weight': 'codebook_weight',
+  'disc_loss': 'disc_loss',
+  'disc_ndf': 'disc_channels',
+  'disc_num_layers': 'disc_layers',
+  'disc_start': 'disc_start',
+  'disc_weight': 'disc_weight',
+  'kl_weight': 'kl_weight',
+  'logvar_init': 'logvar_init',
+  'perceptual_weight': 'perceptual_weight',
+  'pixel_loss': 'pixel',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+  """What a YAML means here.
+
+  `config` holds the sections that it decides: stage, first_stage, optim, loss,
+  data and, for diffusion, unet, task, schedule, scale_factor (0: it is in the
+  checkpoint). `notes` says what was left out.
+  """
+
+  config: dict[str, Any]
+  use_ema: bool
+  scale_by_std: bool
+  notes: list[str]
+
+
+def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
+  """The release's config -> ours.
+
+  Raises:
+    UserError: a class or key that matters and is not known, or a value that
+      is not supported; named with its place in the file.
+  """
+  model = Section(content, path).section('model')
+  target = model.target((*MODELS, *FIRST_STAGES))
+  params = model.section('params')
+  rate = model.number('base_learning_rate', 1e-4)
+  if target in MODELS:
+    return _latent_diffusion(params, rate)
+  config = {
+    'stage': 'first_stage',
+    'first_stage': first_stage(target, params),
+    'loss': first_stage_loss(params),
+    # Adam with the release's betas, and its rule for the rate.
+    'optim': {
+      'learning_rate': rate, 'scale_lr': True, 'b1': 0.5, 'b2': 0.9,
+      'weight_decay': 0.0,
+    },
+    'data': {'size': _resolution(params)},
+  }  # fmt: skip
+  return Read(config, False, False, params.notes)
+
+
+def _latent_diffusion(params: Section, rate: float) -> Read:
+  known = (
+      'beta_schedule', 'channels', 'concat_mode', 'cond_stage_config',
+      'conditioning_key', 'first_stage_config', 'image_size',
+      'l_simple_weight', 'learn_logvar', 'linear_end', 'linear_start',
+      'logvar_init', 'loss_type', 'original_elbo_weight', 'parameterization',
+      'scale_by_std', 'scale_factor', 'timesteps', 'unet_config', 'use_ema',
+  )  # fmt: skip
+  params.check(known, IGNORED['model'], FIXED['model'])
+  first = params.section('first_stage_config')
+  first_params = first.section('params', optional=True)
+  section = first_stage(first.target(FIRST_STAGES), first_params)
+  network, in_channels, width = unet(params.section('unet_config'))
+  f = 2 ** (len(section.get('multipliers', (1,))) - 1)
+  side = params.integer('image_size', 0) * f or _resolution(first_params)
+  scale_by_std = params.flag('scale_by_std', False)
+  config = {
+    'stage': 'diffusion',
+    'first_stage': section,
+    'unet': network,
+    'task': task(params, width),
+    'schedule': {
+      'kind': params.choice('beta_schedule', SCHEDULES, 'linear'),
+      'num_timesteps': params.integer('timesteps', 1000),
+      'start': params.number('linear_start', 1e-4),
+      'end': params.number('linear_end', 2e-2),
+    },
+    'loss': {
+      'prediction': params.choice(
+        'parameterization', ('eps', 'x0', 'v'), 'eps'
+      ),
+      'kind': params.choice('loss_type', ('l1', 'l2'), 'l2'),
+      'simple_weight': params.number('l_simple_weight', 1.0),
+      'elbo_weight': params.number('original_elbo_weight', 0.0),
+      'learn_logvar': params.flag('learn_logvar', False),
+      'logvar_init': params.number('logvar_init', 0.0),
+    },
+    'optim': {'learning_rate': rate, 'scale_lr': True},
+    'scale_factor': 0.0 if scale_by_std else params.number('scale_factor', 1.0),
+    'data': {'size': side},
+  }
+  _check_channels(params, config, in_channels)
+  use_ema = params.flag('use_ema', True)
+  return Read(config, use_ema, scale_by_std, params.notes)
+
+
+def _check_channels(params: Section, config: dict, in_channels: int):
+  latent = config['first_stage'].get('embed_dim', 3)
+  wanted = compvis_names.in_channels(config)
+  out = config['unet']['out_channels']
+  if (in_channels, out) != (wanted, latent):
+    raise UserError(
+      f'{params.path}: {params.place("unet_config.params")} has '
+      f'in_channels={in_channels} and out_channels={out}; task '
+      f'{config["task"]["name"]!r} on a first stage with embed_dim={latent} '
+      f'needs {wanted} and {latent}.'
+    )
+
+
+def first_stage(target: str, params: Section) -> dict[str, Any]:
+  """The `first_stage` section of an autoencoder's parameters."""
+  kind = FIRST_STAGES[target]
+  if kind == 'identity':
+    return {'name': 'identity'}
+  known = ('ddconfig', 'embed_dim', *(('n_embed',) if kind == 'vq' else ()))
+  params.check(known, IGNORED['first_stage'], FIXED['first_stage'])
+  dd = params.section('ddconfig').check(
+      (
+          'attn_resolutions', 'attn_type', 'ch', 'ch_mult', 'double_z',
+          'dropout', 'in_channels', 'num_res_blocks', 'out_ch', 'resolution',
+          'z_channels',
+      ),
+      fixed=FIXED['ddconfig'],
+      strict=False,
+  )  # fmt: skip
+  if dd.flag('double_z', True) != (kind == 'kl'):
+    wanted = 'true' if kind == 'kl' else 'false'
+    raise dd.wrong('double_z', f'{wanted} in a {kind} first stage')
+  multipliers = dd.integers('ch_mult', (1, 2, 4, 8))
+  attention = dd.integers('attn_resolutions')
+  if dd.choice('attn_type', ('vanilla', 'none'), 'vanilla') == 'none':
+    attention = ()
+  section = {
+    'name': kind,
+    'z_channels': dd.integer('z_channels'),
+    'embed_dim': params.integer('embed_dim'),
+    'channels': dd.integer('ch'),
+    'multipliers': multipliers,
+    'num_res_blocks': dd.integer('num_res_blocks'),
+    # Listed there by resolution, here by level.
+    'attention_levels': tuple(
+      i
+      for i in range(len(multipliers))
+      if dd.integer('resolution') // 2**i in attention
+    ),
+    'mid_attention': dd.values.get('attn_type') != 'none',
+    'dropout': dd.number('dropout', 0.0),
+    'in_channels': dd.integer('in_channels'),
+    'out_channels': dd.integer('out_ch'),
+  }
+  if kind == 'vq':
+    section['num_codes'] = params.integer('n_embed')
+  return section
+
+
+def _resolution(first_params: Section) -> int:
+  """What a first stage was trained at, in pixels."""
+  dd = first_params.section('ddconfig', optional=True)
+  return dd.integer('resolution', 256)
+
+
+def first_stage_loss(params: Section) -> dict[str, Any]:
+  """The `loss` section; what training alone needs is never fatal here."""
+  loss = params.section('lossconfig', optional=True)
+  target = str(loss.values.get('target', 'Identity')).rpartition('.')[2]
+  if target not in ('LPIPSWithDiscriminator', 'VQLPIPSWithDiscriminator'):
+    if target != 'Identity':
+      loss.notes.append(f'{loss.where}: the loss {target} is left out.')
+    return {'perceptual_weight': 0.0, 'disc_weight': 0.0}
+  section = {'disc_weight': 1.0}  # The release's default.
+  values = loss.section('params', optional=True)
+  for key, value in values.values.items():
+    if key in LOSS_KEYS:
+      section[LOSS_KEYS[key]] = value
+    elif key not in IGNORED['loss'] and FIXED['loss'].get(key) != value:
+      values.notes.append(f'{values.place(key)}={value!r} is left out.')
+  return section
+
+
+def unet(section: Section) -> tuple[dict[str, Any], int, int]:
+  """(`unet` section, input channels, width of the context or 0)."""
+  section.target(('UNetModel',))
+  u = section.section('params').check(
+      (
+          'attention_resolutions', 'channel_mult', 'context_dim', 'dropout',
+          'in_channels', 'model_channels', 'num_head_channels', 'num_heads',
+          'num_res_blocks', 'out_channels', 'resblock_updown',
+          'transformer_depth', 'use_scale_shift_norm',
+          'use_spatial_transformer',
+      ),
+      IGNORED['unet'],
+      FIXED['unet'],
+  )  # fmt: skip
+  multipliers = u.integers('channel_mult', (1, 2, 4, 8))
+  factors = u.integers('attention_resolutions')
+  cross = u.flag('use_spatial_transformer', False)
+  result = {
+    'out_channels': u.integer('out_channels'),
+    'channels': u.integer('model_channels'),
+    'multipliers': multipliers,
+    # Listed there by downsampling factor; some are never reached.
+    'attention_levels': tuple(
+      i for i in range(len(multipliers)) if 2**i in factors
+    ),
+    'num_res_blocks': u.integer('num_res_blocks'),
+    'attention': 'cross' if cross else 'self',
+    'transformer_depth': u.integer('transformer_depth', 1) if cross else 1,
+    'scale_shift_norm': u.flag('use_scale_shift_norm', False),
+    'resblock_updown': u.flag('resblock_updown', False),
+    'dropout': u.number('dropout', 0.0),
+  }
+  # A head width, where given, wins.
+  for theirs, ours in (
+    ('num_head_channels', 'head_width'),
+    ('num_heads', 'num_heads'),
+  ):
+    if u.integer(theirs, -1) > 0:
+      result[ours] = u.integer(theirs)
+      break
+  else:
+    raise u.wrong('num_heads', 'set, or num_head_channels')
+  return result, u.integer('in_channels'), _context_width(u) if cross else 0
+
+
+def _context_width(u: Section) -> int:
+  width = u.values.get('context_dim')
+  if isinstance(width, list) and len(width) == 1:
+    return u.integers('context_dim')[0]
+  return u.integer('context_dim')
+
+
+def task(params: Section, width: int) -> dict[str, Any]:
+  """The `task` section; `width` is that of the U-Net's context."""
+  key = params.values.get('conditioning_key')
+  if key is None:  # The release's default.
+    key = 'concat' if params.flag('concat_mode', True) else 'crossattn'
+  stage = params.values.get('cond_stage_config')
+  if stage == '__is_unconditional__':
+    return {'name': 'unconditional'}
+  if stage == '__is_first_stage__':
+    _require(params, key, 'concat')
+    return {'name': 'inpainting'}
+  stage = params.section('cond_stage_config')
+  target = stage.target(CONDITIONERS)
+  values = stage.section('params', optional=True)
+  if target == 'SpatialRescaler':
+    _require(params, key, 'concat')
+    return _rescaler(values)
+  if target == 'Identity' and key == 'concat':
+    return {'name': 'super_resolution'}
+  _require(params, key, 'crossattn')
+  if target == 'Identity':
+    return {'name': 'retrieval', 'width': width}
+  section = _context_encoder(target, values, width)
+  if section['width'] != width:
+    raise UserError(
+      f'{params.path}: the conditioner gives vectors of width '
+      f'{section["width"]}, but context_dim={width} in the U-Net.'
+    )
+  return section
+
+
+def _require(params: Section, key: Any, wanted: str):
+  if key != wanted:
+    raise UserError(
+      f'{params.path}: {params.place("conditioning_key")}={key!r} is not '
+      f'supported with that cond_stage_config; only {wanted!r} is.'
+    )
+
+
+def _rescaler(values: Section) -> dict[str, Any]:
+  known = ('in_channels', 'n_stages', 'out_channels')
+  values.check(known, (), FIXED['rescaler'])
+  return {
+    'name': 'semantic',
+    'num_classes': values.integer('in_channels', 3),
+    'channels': values.integer('out_channels'),
+    'stages': values.integer('n_stages', 1),
+  }
+
+
+def _context_encoder(target: str, values: Section, width: int) -> dict:
+  ignored = IGNORED['conditioner']
+  if target == 'ClassEmbedder':
+    values.check(('embed_dim', 'n_classes'), ignored)
+    return {
+      'name': 'class_label',
+      'num_classes': values.integer('n_classes', 1000),
+      'width': values.integer('embed_dim'),
+    }
+  if target == 'FrozenCLIPEmbedder':
+    # The rest of its size is in the checkpoint: see compvis.clip_fields.
+    values.check(('max_length',), ignored)
+    length = values.integer('max_length', 77)
+    return {'name': 'clip_text', 'width': width, 'length': length}
+  known = ('embedding_dropout', 'max_seq_len', 'n_embed', 'n_layer',
+           'use_tokenizer', 'vocab_size')  # fmt: skip
+  values.check(known, ignored)
+  bert = target == 'BERTEmbedder'
+  return {
+    'name': 'text' if values.flag('use_tokenizer', bert) else 'layout',
+    'vocab_size': values.integer('vocab_size', 30522 if bert else None),
+    'length': values.integer('max_seq_len', 77),
+    'width': values.integer('n_embed'),
+    'depth': values.integer('n_layer'),
+    'dropout': values.number('embedding_dropout', 0.0),
+  }
