@@ -18,7 +18,6 @@ the shards that it holds, and the result does not depend on the sharding.
 import concurrent.futures
 import itertools
 import json
-import math
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,17 +41,21 @@ def array_sums(
   """(A, B) of the part `index` of an array of `shape`, with values `data`."""
   words = np.ascontiguousarray(data).view(f'u{data.dtype.itemsize}')
   words = words.reshape(data.shape)  # ascontiguousarray makes scalars 1-D.
-  total = int(words.sum(dtype=np.uint64))
-  weighted = 0
-  for axis, part in enumerate(index):
-    # i is a sum over axes of (position along the axis) x (the axis's stride),
-    # so marginal sums are enough and no array of positions is ever made.
-    others = tuple(a for a in range(words.ndim) if a != axis)
-    marginal = words.sum(axis=others, dtype=np.uint64)
-    start = part.start or 0
+  if not words.size:
+    return 0, 0
+  weighted, stride = 0, 1
+  # i is a sum over axes of (position along the axis) x (the axis's stride), so
+  # marginal sums are enough and no array of positions is ever made. The last
+  # axis goes first: then one pass over the data remains for all the others.
+  for axis in reversed(range(words.ndim)):
+    rows = words.reshape(-1, words.shape[axis])
+    marginal = rows.sum(axis=0, dtype=np.uint64)
+    start = index[axis].start or 0
     positions = np.arange(start, start + len(marginal), dtype=np.uint64)
-    stride = math.prod(shape[axis + 1 :])
     weighted += stride * int(np.dot(marginal, positions))
+    stride *= shape[axis]
+    words = words.sum(axis=-1, dtype=np.uint64)
+  total = int(words)
   return total & _MASK, weighted & _MASK
 
 
@@ -104,7 +107,7 @@ def read(folder: epath.Path) -> dict[str, Any]:
   except OSError as error:
     raise Damaged(f'{folder}: {error}') from error
   if marker != _marker(data):
-    raise Damaged(f'{folder / MANIFEST} does not match its commit marker')
+    raise Damaged(f'{folder / MANIFEST} does not match {COMMITTED}')
   return json.loads(data)
 
 

@@ -77,9 +77,9 @@ class Writer:
 
 
 def keep_until(path: pathlib.Path, step: int) -> None:
-  """Drops the lines of steps after `step`, torn ones, and repeats, at once.
+  """Drops torn lines and those of steps after `step`, in one replacement.
 
-  At step 0 nothing has been trained: nothing is kept.
+  At step 0 nothing has been trained yet, and nothing is kept.
   """
   if not path.exists():
     return

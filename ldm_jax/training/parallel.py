@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.types import UserError
@@ -268,3 +269,10 @@ def _on_tpu_pod(env: Mapping[str, str]) -> bool:
   if env.get('MEGASCALE_COORDINATOR_ADDRESS') or (hosts and ',' in hosts):
     return True
   return not hosts and os.path.exists('/dev/accel0')
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+  """A global array's value, on every process."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

@@ -1,0 +1,54 @@
+"""Tests for ldm_jax.training.workdir."""
+
+import pytest
+
+from ldm_jax.training import workdir
+from ldm_jax.types import UserError
+
+CONFIG = {
+  'stage': 'diffusion',
+  'first_stage': {'name': 'kl', 'multipliers': (1, 2, 4)},
+  'unet': {'channels': 64, 'attention_levels': ()},
+  'optim': {'learning_rate': 1e-4},
+  'scale_factor': None,
+}
+
+
+def test_a_config_comes_back_with_its_tuples(tmp_path):
+  workdir.write_config(tmp_path / 'new', CONFIG)
+  assert workdir.read_config(tmp_path / 'new') == CONFIG
+  assert [p.name for p in (tmp_path / 'new').iterdir()] == ['config.json']
+
+
+def test_no_config_says_which_folder(tmp_path):
+  with pytest.raises(UserError, match='config.json does not exist'):
+    workdir.read_config(tmp_path)
+
+
+def test_a_torn_config_names_the_file(tmp_path):
+  (tmp_path / 'config.json').write_text('{"a": ')
+  with pytest.raises(UserError, match='config.json is not valid JSON'):
+    workdir.read_config(tmp_path)
+
+
+def test_the_same_model_may_train_differently(tmp_path):
+  workdir.check_same_model(tmp_path, CONFIG)  # Nothing there yet.
+  workdir.write_config(tmp_path, CONFIG)
+  workdir.check_same_model(tmp_path, {**CONFIG, 'optim': {'learning_rate': 1}})
+
+
+def test_another_model_is_refused_with_every_difference(tmp_path):
+  workdir.write_config(tmp_path, CONFIG)
+  other = {
+    **CONFIG,
+    'first_stage': {'name': 'kl', 'multipliers': (1, 2)},
+    'unet': {'channels': 32, 'attention_levels': (), 'head_width': 8},
+  }
+  with pytest.raises(UserError) as error:
+    workdir.check_same_model(tmp_path, other)
+  lines = str(error.value).splitlines()
+  assert lines[1:] == [
+    '  first_stage.multipliers: (1, 2, 4) there, (1, 2) here',
+    '  unet.channels: 64 there, 32 here',
+    '  unet.head_width: nothing there, 8 here',
+  ]
