@@ -1,8 +1,8 @@
 """The paper's tasks. To add one: write its file, then add its line here.
 
 A task is two things. Its Prepare (a dataclass; data workers run it) says what
-an example needs, makes it, and turns a user's inputs into arrays. Its
-conditioner (a Linen module) says what the U-Net is told, and what it is told
+an example needs, makes it, turns a user's inputs into arrays, and shows a
+blank condition (its shapes, for initialisation). Its conditioner (a Linen module) says what the U-Net is told, and what it is told
 when the condition is dropped. A config's `task` section holds the fields of
 both.
 """

@@ -36,6 +36,9 @@ class Prepare:
       )
     return {'label': label}
 
+  def blank(self) -> dict:
+    return {'label': np.int32(0)}
+
 
 class ClassLabel(nn.Module):
   """label [B] -> context [B 1 width].

@@ -58,6 +58,9 @@ class Prepare:
       raise UserError('This run draws from text: give a prompt or tokens.')
     return {'tokens': self.tokenize(inputs['text'])}
 
+  def blank(self) -> dict:
+    return {'tokens': np.zeros(self.length, np.int32)}
+
 
 class Text(nn.Module):
   """tokens [B L] -> context [B L width]; the null is the empty prompt.

@@ -22,6 +22,9 @@ class Prepare:
     del inputs
     return {}
 
+  def blank(self) -> dict:
+    return {}
+
 
 class Unconditional(nn.Module):
   """No condition; its null is itself."""

@@ -1,0 +1,57 @@
+"""What every script does around its work: flags, errors, caches."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+
+from ldm_jax.types import UserError
+
+# The exit code of a mistake of the user's, as for unusable arguments.
+USER_ERROR = 2
+
+
+def run(main: Callable[[], int | None]):
+  """Parses flags, runs main() and exits with what it returns.
+
+  A UserError, and any flag that cannot be read, becomes one line on stderr and
+  exit code 2. Compiled programs are cached between runs, in
+  $JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax.
+  """
+
+  def guarded(argv):
+    if len(argv) > 1:
+      _fail(f'unexpected arguments: {" ".join(argv[1:])}')
+    if not flags.FLAGS['verbosity'].present:
+      # Orbax tells each save in twenty lines.
+      logging.set_verbosity(logging.WARNING)
+    _cache_programs()
+    try:
+      sys.exit(main())
+    except UserError as error:
+      _fail(error)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv):
+  try:
+    return flags.FLAGS(argv, known_only=False)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
+          OSError, ImportError, SyntaxError) as error:  # fmt: skip
+    # ml_collections reports an unknown key or a value of the wrong type with
+    # whatever exception came up, and a config file may raise anything.
+    _fail(' '.join(str(error).split()))
+
+
+def _fail(error) -> None:
+  print(f'Error: {error}', file=sys.stderr)
+  sys.exit(USER_ERROR)
+
+
+def _cache_programs():
+  if jax.config.jax_compilation_cache_dir is None:
+    cache = os.path.expanduser('~/.cache/ldm_jax/programs')
+    jax.config.update('jax_compilation_cache_dir', cache)

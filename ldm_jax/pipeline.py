@@ -1,0 +1,415 @@
+"""The Python face: a trained run, ready to encode, denoise and sample.
+
+  ldm = ldm_jax.load('runs/scenes')
+  images = ldm.sample(num=4, text='a red circle in the top left', guidance=3.0)
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldm_jax import build
+from ldm_jax.diffusion import SOLVERS, sampling
+from ldm_jax.diffusion.guidance import classifier_free
+from ldm_jax.diffusion.prediction import as_denoiser
+from ldm_jax.training import checkpoint, parallel
+from ldm_jax.types import Array, Conditioning, Params, UserError
+
+ALIASES = {'prompt': 'text'}
+
+
+def load(workdir: str, step: int | None = None) -> 'LatentDiffusionPipeline':
+  """A run's pipeline: one trained here, or written by `convert.py import`.
+
+  Args:
+    workdir: the run's folder.
+    step: which checkpoint; the newest valid one unless given.
+
+  Raises:
+    UserError: no run there, or a damaged one.
+  """
+  parts = build.parts(checkpoint.read_config(workdir))
+  names = ['first_stage']
+  if parts.model is not None:
+    names += ['model', 'ema']
+  params, meta = checkpoint.load_items(workdir, names, step)
+  return LatentDiffusionPipeline(parts, params, meta.get('scale_factor'))
+
+
+class LatentDiffusionPipeline:
+  """Weights and the compiled functions on them.
+
+  Every function compiles once per shape; guidance scale, eta and seed are
+  traced. Images are float32 [B H W 3] in [-1, 1], but for `sample`, which
+  gives uint8. A first stage's run has `encode` and `decode` alone.
+
+  Attributes:
+    config: the run's resolved config.
+    params: {'first_stage', 'model', 'ema'}; 'ema' is of the U-Net.
+    scale_factor: what latents are multiplied by; 1 for a first stage alone.
+  """
+
+  def __init__(
+      self,
+      parts: build.Parts,
+      params: Mapping[str, Params],
+      scale_factor: float | None = None,
+      mesh: Mesh | None = None,
+  ):
+    if parts.model is not None and scale_factor is None:
+      raise UserError(
+          'The checkpoint has no scale_factor, so its latents have no known '
+          'scale; add it to meta.json or import the model again.'
+      )
+    self.parts = parts
+    self.config = parts.config
+    self.scale_factor = 1.0 if scale_factor is None else float(scale_factor)
+    self.mesh = mesh or Mesh(np.asarray(jax.local_devices()), ('data',))
+    self._everywhere = NamedSharding(self.mesh, PartitionSpec())
+    self._split = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+    self.params = params
+
+  @property
+  def params(self) -> Mapping[str, Params]:
+    return self._params
+
+  @params.setter
+  def params(self, params: Mapping[str, Params]):
+    place = lambda x: (
+        x if on(self.mesh, x) else jax.device_put(x, self._everywhere)
+    )
+    self._params = jax.tree.map(place, dict(params))
+    if not params:
+      return
+    self._frozen = {
+        'first_stage': self._params['first_stage'],
+        'scale_factor': jnp.float32(self.scale_factor),
+    }
+    if self.parts.model is not None:
+      # As released: the average is of the U-Net, the conditioner is as it is.
+      self._weights = {**self._params['model'], 'unet': self._params['ema']}
+
+  # The first stage.
+
+  def encode(self, images: Array) -> Array:
+    """images [B H W 3] in [-1, 1] -> latents [B h w c] at unit scale.
+
+    KL: the posterior's mode. VQ: before quantisation.
+    """
+    images = self._images(images)
+    return self._encode(self._frozen, images)
+
+  def decode(self, z: Array) -> Array:
+    """latents [B h w c] at unit scale -> images [B H W 3] about [-1, 1]."""
+    return self._decode(self._frozen, self._place(z))
+
+  @functools.cached_property
+  def _encode(self):
+    return jax.jit(self.parts.codec.encode)
+
+  @functools.cached_property
+  def _decode(self):
+    return jax.jit(self.parts.codec.decode)
+
+  # The diffusion model.
+
+  def condition(self, batch: Mapping[str, Any]) -> Conditioning:
+    """What the U-Net is told of a batch: strings or tokens, labels, images."""
+    self._need_model()
+    return self._condition(self._weights, self._frozen, self._arrays(batch))
+
+  def null_condition(self, batch: Mapping[str, Any]) -> Conditioning:
+    """What it is told when the condition of such a batch is dropped."""
+    self._need_model()
+    return self._null(self._weights, self._frozen, self._arrays(batch))
+
+  def denoise(self, z_t: Array, t: Array, cond: Conditioning) -> Array:
+    """eps_theta(z_t [B h w c], t [B], cond) -> eps [B h w c], EMA weights.
+
+    Networks that predict v or x0 answer in eps too.
+    """
+    self._need_model()
+    z_t = self._place(z_t)
+    t = jnp.broadcast_to(self._place(t), z_t.shape[:1])
+    return self._denoise(self._weights, z_t, t, self._place(cond))
+
+  def sample_latents(
+      self,
+      noise: Array,
+      cond: Conditioning,
+      null: Conditioning | None = None,
+      *,
+      steps: int = 50,
+      sampler: str = 'ddim',
+      eta: float = 0.0,
+      guidance: float = 1.0,
+      spacing: str = 'leading',
+      seed: int = 0,
+      first: int = 0,
+  ) -> Array:
+    """noise [B h w c] ~ N(0, I) -> latents [B h w c] at unit scale.
+
+    Args:
+      noise: where the walk begins.
+      cond: from `condition`.
+      null: from `null_condition`; needed where guidance is not 1.
+      steps: how many; see diffusion.sampling.levels for `spacing`.
+      sampler: a name in diffusion.SOLVERS.
+      eta: 0 deterministic, 1 ancestral.
+      guidance: the classifier-free scale; 1 is the conditional model.
+      spacing: 'leading', 'trailing' or 'compvis'.
+      seed: decides the noise that eta > 0 adds.
+      first: number of the first image, of which the added noise depends.
+
+    Raises:
+      UserError: an unknown sampler or spacing, or guidance without a null.
+    """
+    self._need_model()
+    noise = self._place(noise)
+    return self._sample_latents(
+        self._weights,
+        self.tabulate(steps, sampler, eta, spacing),
+        noise,
+        sampling.image_keys(seed, first, noise.shape[0]),
+        self._place(cond),
+        self._null_for(guidance, null),
+        jnp.float32(guidance),
+    )
+
+  def sample(
+      self,
+      num: int = 4,
+      *,
+      steps: int = 50,
+      seed: int = 0,
+      sampler: str = 'ddim',
+      eta: float = 0.0,
+      guidance: float = 1.0,
+      spacing: str = 'leading',
+      size: tuple[int, int] | None = None,
+      batch_size: int = 64,
+      first: int = 0,
+      **task_inputs,
+  ) -> np.ndarray:
+    """Images uint8 [num H W 3], from noise to pixels in one program.
+
+    An image depends on the seed, its number and its inputs; on nothing else:
+    the same images come from any batch size and number of devices.
+
+    Args:
+      num: how many images.
+      steps, sampler, eta, guidance, spacing: as in `sample_latents`.
+      seed: decides all noise.
+      size: (height, width) in pixels; the training size unless given.
+      batch_size: at most so many at once; more are split.
+      first: number of the first image, to continue an earlier call.
+      **task_inputs: by batch key (text or prompt, label, ...), each one value
+        for all images or `num` of them.
+
+    Raises:
+      UserError: an input that the task lacks or does not know.
+    """
+    batches = self.sample_batches(
+        num, steps=steps, seed=seed, sampler=sampler, eta=eta,
+        guidance=guidance, spacing=spacing, size=size, batch_size=batch_size,
+        first=first, **task_inputs,
+    )  # fmt: skip
+    return np.concatenate(list(batches))
+
+  def sample_batches(
+      self,
+      num: int,
+      *,
+      steps: int,
+      seed: int,
+      sampler: str,
+      eta: float,
+      guidance: float,
+      spacing: str,
+      size: tuple[int, int] | None,
+      batch_size: int,
+      first: int = 0,
+      **task_inputs,
+  ) -> Iterator[np.ndarray]:
+    """As `sample`, a batch at a time."""
+    self._need_model()
+    if num < 1 or batch_size < 1:
+      raise UserError(f'num={num} and batch_size={batch_size}: at least 1.')
+    inputs = self._inputs(num, task_inputs)
+    shape = self.parts.latent_shape_of(*(size or (self.parts.data.size,) * 2))
+    rows = self.tabulate(steps, sampler, eta, spacing)
+    devices = self.mesh.size
+    # Full batches of one shape: one program, and every device has work.
+    batch_size = math.ceil(min(batch_size, num) / devices) * devices
+    for start in range(0, num, batch_size):
+      chosen = np.minimum(np.arange(start, start + batch_size), num - 1)
+      take = lambda x, chosen=chosen: jax.device_put(x[chosen], self._split)
+      images = self._sample_images(
+          self._weights,
+          self._frozen,
+          rows,
+          jax.device_put(
+              sampling.image_keys(seed, first + start, batch_size), self._split
+          ),
+          jax.tree.map(take, inputs),
+          jnp.float32(guidance),
+          shape=shape,
+          guided=guidance != 1.0,
+      )
+      yield parallel.fetch(images)[: num - start]
+
+  def tabulate(
+      self, steps: int, sampler: str, eta: float, spacing: str
+  ) -> sampling.Steps:
+    """The solver's table for this run's schedule."""
+    if sampler not in SOLVERS:
+      raise UserError(
+          f'sampler={sampler!r} is unknown; allowed: {", ".join(SOLVERS)}.'
+      )
+    levels = sampling.levels(self.parts.schedule, steps, spacing)
+    return SOLVERS[sampler](levels, eta)
+
+  # Compiled functions; weights are arguments of each.
+
+  @functools.cached_property
+  def _condition(self):
+    return jax.jit(functools.partial(self._conditioning, 'condition'))
+
+  @functools.cached_property
+  def _null(self):
+    return jax.jit(functools.partial(self._conditioning, 'null_condition'))
+
+  @functools.cached_property
+  def _denoise(self):
+    return jax.jit(self._eps)
+
+  @functools.cached_property
+  def _sample_latents(self):
+    return jax.jit(self._walk)
+
+  @functools.cached_property
+  def _sample_images(self):
+    return jax.jit(
+        self._noise_to_pixels,
+        static_argnames=('shape', 'guided'),
+        out_shardings=self._split,
+    )
+
+  def _conditioning(self, method, weights, frozen, batch):
+    encode = functools.partial(self.parts.codec.encode, frozen)
+    return self.parts.model.apply(
+        {'params': weights}, batch, encode, method=method
+    )
+
+  def _eps(self, weights, z, t, cond):
+    predict = lambda z, t: self.parts.model.apply(
+        {'params': weights}, z, t, cond, method='denoise'
+    )
+    kind = self.parts.loss.prediction
+    return as_denoiser(predict, kind, self.parts.schedule)(z, t)
+
+  def _walk(self, weights, rows, noise, keys, cond, null, guidance):
+    model = functools.partial(self._eps, weights)
+    if null is None:
+      denoise = lambda z, t: model(z, t, cond)
+    else:
+      denoise = classifier_free(model, cond, null, guidance)
+    return sampling.sample(denoise, rows, noise, keys)
+
+  def _noise_to_pixels(
+      self, weights, frozen, rows, keys, batch, guidance, *, shape, guided
+  ):
+    cond = self._conditioning('condition', weights, frozen, batch)
+    null = None
+    if guided:
+      null = self._conditioning('null_condition', weights, frozen, batch)
+    noise = sampling.initial_noise(keys, shape)
+    z = self._walk(weights, rows, noise, keys, cond, null, guidance)
+    return to_uint8(self.parts.codec.decode(frozen, z))
+
+  # Checks and placement.
+
+  def _need_model(self):
+    if self.parts.model is None:
+      raise UserError(
+          'This workdir holds a first stage alone: it can encode and decode. '
+          'Train a diffusion model on it with '
+          '--config.first_stage_from=<this workdir>.'
+      )
+
+  def _null_for(self, guidance: float, null: Conditioning | None):
+    if guidance == 1.0:
+      return None
+    if null is None:
+      raise UserError(
+          f'guidance={guidance} needs null, the condition dropped: pass '
+          'null=ldm.null_condition(batch), or guidance=1.'
+      )
+    return self._place(null)
+
+  def _place(self, tree: Any) -> Any:
+    """Arrays of any origin, repeated on every device of the mesh."""
+    return jax.device_put(
+        jax.tree.map(jnp.asarray, tree), self._everywhere
+    )
+
+  def _images(self, images: Array) -> Array:
+    images = self._place(images)
+    if images.ndim != 4 or images.dtype == jnp.uint8:
+      raise UserError(
+          f'images {images.dtype}{list(images.shape)} must be float '
+          '[B H W 3] in [-1, 1]; uint8 is x / 127.5 - 1.'
+      )
+    self.parts.latent_shape_of(*images.shape[1:3])
+    return images
+
+  def _arrays(self, batch: Mapping[str, Any]) -> dict[str, Array]:
+    batch = {ALIASES.get(k, k): v for k, v in batch.items()}
+    return self._place(self.parts.prepare.arrays(batch))
+
+  def _inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's inputs as numpy arrays of `num` rows."""
+    given = {ALIASES.get(k, k): v for k, v in given.items()}
+    known = {*self.parts.prepare.needs, *self.parts.prepare.blank()}
+    unknown = [k for k in given if k not in known]
+    if unknown:
+      raise UserError(
+          f'{unknown[0]!r} is not an input of task '
+          f'{self.config.task["name"]!r}; it takes: '
+          f'{", ".join(sorted(known)) or "none"}.'
+      )
+    blank = self.parts.prepare.blank()
+    arrays = self.parts.prepare.arrays(given)
+    rows = {'batch': np.zeros(num)}  # Something to count examples by.
+    for key, value in arrays.items():
+      value = np.asarray(value)
+      if value.ndim == np.ndim(blank[key]):
+        value = np.broadcast_to(value, (num, *value.shape))
+      if value.shape[0] == 1:
+        value = np.broadcast_to(value, (num, *value.shape[1:]))
+      if value.shape[0] != num:
+        raise UserError(
+            f'{value.shape[0]} values of {key!r} for num={num} images; give '
+            'one, or one for each.'
+        )
+      rows[key] = value
+    return rows
+
+
+def on(mesh: Mesh, x: Any) -> bool:
+  """Whether x already lies on the mesh's devices, split or repeated."""
+  return (
+      isinstance(x, jax.Array)
+      and x.sharding.device_set == set(mesh.devices.flat)
+  )
+
+
+def to_uint8(x: Array) -> Array:
+  """[-1, 1] float -> [0, 255] uint8, rounded."""
+  return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
