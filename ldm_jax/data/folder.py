@@ -1,15 +1,17 @@
 """Images in a folder: plain, in class folders, or with a metadata file.
 
 `metadata.jsonl` has one object a line with `file_name` (relative to the file
-itself) and, for every line or none, `text` and `label` (an int, or a class
-name), as Hugging Face's ImageFolder reads it. Folders named after splits hold
-them; without any, a stable share of the files is held out for evaluation.
+itself) and, for every line or none, `text` (a caption, or several) and `label`
+(an int, or a class name), as Hugging Face's ImageFolder reads it. Folders named
+after splits hold them; where there are none, or `train` alone, a stable share
+of the files is held out for evaluation.
 """
 
 import hashlib
 import json
 import logging
 import os
+import posixpath
 
 from ldm_jax.data import images
 from ldm_jax.types import UserError
@@ -30,7 +32,7 @@ class Folder:
     root: the folder as the user gave it.
     files: paths relative to root, with '/', sorted.
     labels: an int for every file, or None.
-    texts: a caption for every file, or None.
+    texts: a caption, or a list of several, for every file; or None.
     classes: the names behind the labels, or None.
   """
 
@@ -69,31 +71,58 @@ def open_folder(
       stays when files come and go.
     is_train: which side of the holdout is asked for.
   """
+  everything = read_folder(path)
+  root = everything.root
+  folders = _split_folders(root)
+  if all(name.lower() in SPLITS['train'] for name in folders):
+    return _hold_out(everything, holdout, is_train)
+  names = SPLITS.get(split, (split,))
+  chosen = [name for name in folders if name.lower() in names]
+  if not chosen:
+    raise UserError(
+      f'{root} has no folder for the split {split!r}; it has'
+      f' {", ".join(folders)}. Set data.train_split or data.eval_split.'
+    )
+  return _select(
+    everything,
+    lambda name: name.split('/')[0] in chosen,
+    f'the split {split!r} of {root}',
+  )
+
+
+def read_folder(path: str) -> Folder:
+  """All images below `path`, whatever their split; raises UserError.
+
+  All at once, so that every split numbers the classes alike.
+  """
   root = os.path.abspath(os.path.expanduser(path))
   if not path or not os.path.isdir(root):
-    raise UserError(f'data.path={path!r} is not a folder.')
-  everything = _read_everything(root)
-  if not everything.files:
+    hint = ' Unpack it first.' if os.path.isfile(root) else ''
+    raise UserError(f'data.path={path!r} is not a folder.{hint}')
+  files, metadata = set(), []
+  for folder, folders, names in os.walk(root, followlinks=True):
+    folders[:] = sorted(f for f in folders if not _is_hidden(f))
+    inside = os.path.relpath(folder, root).replace(os.sep, '/')
+    prefix = '' if inside == '.' else f'{inside}/'
+    files.update(prefix + name for name in names if not _is_hidden(name))
+    if METADATA in names:
+      metadata.append(prefix)
+  stored = sorted(f for f in files if f.lower().endswith(images.EXTENSIONS))
+  if metadata:
+    found = _from_metadata(root, sorted(metadata), files)
+    if len(found) < len(stored):
+      logging.warning(
+        '%d of the %d images in %s are in no %s and are left out.',
+        len(stored) - len(found), len(stored), root, METADATA,
+      )  # fmt: skip
+  else:
+    found = _from_classes(root, stored)
+  if not len(found):
     raise UserError(
-      f'No images in {root}: it holds no {", ".join(images.EXTENSIONS)} file.'
+      f'No images in {root}: it holds no file that ends in'
+      f' {", ".join(images.EXTENSIONS)}.'
     )
-  folders = _split_folders(root)
-  if folders:
-    names = SPLITS.get(split, (split,))
-    chosen = [name for name in folders if name.lower() in names]
-    if chosen:
-      return _select(
-        everything,
-        lambda name: name.split('/')[0] in chosen,
-        f'the {split} split in {root}',
-      )
-    trained = [name for name in folders if name.lower() in SPLITS['train']]
-    if is_train or len(folders) > len(trained):
-      raise UserError(
-        f'{root} has no folder for the split {split!r}; it has'
-        f' {", ".join(folders)}. Set data.train_split or data.eval_split.'
-      )
-  return _hold_out(everything, holdout, is_train)
+  return found
 
 
 def _split_folders(root: str) -> list[str]:
@@ -142,24 +171,6 @@ def _select(everything: Folder, wanted, what: str) -> Folder:
   )
 
 
-def _read_everything(root: str) -> Folder:
-  """All splits at once, so that they agree on the numbers of classes."""
-  files, metadata = [], []
-  for folder, folders, names in os.walk(root, followlinks=True):
-    folders[:] = sorted(f for f in folders if not _is_hidden(f))
-    inside = os.path.relpath(folder, root).replace(os.sep, '/')
-    prefix = '' if inside == '.' else f'{inside}/'
-    for name in names:
-      if name == METADATA:
-        metadata.append(prefix)
-      elif not _is_hidden(name) and name.lower().endswith(images.EXTENSIONS):
-        files.append(prefix + name)
-  if metadata:
-    return _from_metadata(root, sorted(metadata))
-  files.sort()
-  return _from_classes(root, files)
-
-
 def _is_hidden(name: str) -> bool:
   return name.startswith('.') or name == '__MACOSX'
 
@@ -176,28 +187,30 @@ def _from_classes(root: str, files: list[str]) -> Folder:
   return Folder(root, files, labels, classes=classes)
 
 
-def _from_metadata(root: str, prefixes: list[str]) -> Folder:
+def _from_metadata(root: str, prefixes: list[str], stored: set) -> Folder:
   rows = {}
   for prefix in prefixes:
     path = os.path.join(root, prefix, METADATA)
     with open(path, encoding='utf-8') as lines:
       for number, line in enumerate(lines, 1):
         if line.strip():
-          name, row = _parse(root, prefix, line, f'{path} line {number}')
+          where = f'{path} line {number}'
+          name, row = _parse(prefix, line, where)
+          if name not in stored:
+            raise UserError(f'{where} names {name!r}, which does not exist.')
           rows[name] = row
   files = sorted(rows)
-  texts = _column(root, files, rows, 'text')
-  if texts is not None and not all(isinstance(text, str) for text in texts):
-    raise UserError(f'A text in the {METADATA} of {root} is not a string.')
-  labels, classes = _column(root, files, rows, 'label'), None
-  if labels is not None and any(isinstance(x, str) for x in labels):
+  texts, labels = (_column(root, files, rows, key) for key in ('text', 'label'))
+  classes = None
+  if labels is not None and any(isinstance(label, str) for label in labels):
     classes = sorted({str(label) for label in labels})
     number = {name: i for i, name in enumerate(classes)}
     labels = [number[str(label)] for label in labels]
   return Folder(root, files, labels, texts, classes)
 
 
-def _parse(root: str, prefix: str, line: str, where: str) -> tuple[str, dict]:
+def _parse(prefix: str, line: str, where: str) -> tuple[str, dict]:
+  """A line of metadata -> (file's path from the root, the checked object)."""
   try:
     row = json.loads(line)
   except json.JSONDecodeError as e:
@@ -205,14 +218,15 @@ def _parse(root: str, prefix: str, line: str, where: str) -> tuple[str, dict]:
   name = row.get('file_name') if isinstance(row, dict) else None
   if not isinstance(name, str) or not name:
     raise UserError(f'{where} has no "file_name".')
-  joined = os.path.normpath(prefix + name).replace(os.sep, '/')
-  if os.path.isabs(name) or joined.startswith('..'):
+  joined = posixpath.normpath(prefix + name)
+  if posixpath.isabs(joined) or joined.split('/')[0] == '..':
     raise UserError(f'{where} names {name!r}, which lies outside the folder.')
-  if not os.path.isfile(os.path.join(root, joined)):
-    raise UserError(f'{where} names {name!r}, which does not exist.')
-  label = row.get('label')
-  if label is not None and not isinstance(label, (int, str)):
+  label, text = row.get('label'), row.get('text')
+  if not isinstance(label, (int, str, type(None))):
     raise UserError(f'{where}: label {label!r} is neither an int nor a name.')
+  texts = text if isinstance(text, list) and text else [text or '']
+  if not all(isinstance(t, str) for t in texts):
+    raise UserError(f'{where}: text {text!r} is neither a string nor several.')
   return joined, row
 
 

@@ -56,23 +56,27 @@ class Tfds:
     import tensorflow_datasets as tfds
 
     self.dataset, self.split = name, split
-    folder_ = find_tfds(name, data_dir)
-    try:
-      builder = tfds.builder_from_directory(folder_)
-      features = builder.info.features
-      self._columns = _columns(features, name)
-      skipped = {self._columns['image']: tfds.decode.SkipDecoding()}
-      if split.split('[')[0] not in builder.info.splits:
-        raise UserError(
-          f'tfds:{name} has no split {split!r}; it has'
-          f' {", ".join(sorted(builder.info.splits))}.'
-        )
-      self._records = builder.as_data_source(split, decoders=skipped)
-    except UserError:
-      raise
-    except NotImplementedError as e:
+    prepared = find_tfds(name, data_dir)
+    builder = tfds.builder_from_directory(prepared)
+    if builder.info.file_format.value not in ('array_record', 'parquet'):
       raise UserError(
-        f'{folder_} is not stored as ArrayRecord. {_HOW_TO_PREPARE}'
+        f'{prepared} is stored as {builder.info.file_format.value}, which'
+        f' cannot be read by index. {_HOW_TO_PREPARE}'
+      )
+    if split.split('[')[0] not in builder.info.splits:
+      raise UserError(
+        f'tfds:{name} has no split {split!r}; it has'
+        f' {", ".join(sorted(builder.info.splits))}. Set data.train_split or'
+        ' data.eval_split.'
+      )
+    self._columns = _columns(builder.info.features, name)
+    # Bytes, not pixels: `images` decodes them, with its limits.
+    raw = {self._columns['image']: tfds.decode.SkipDecoding()}
+    try:
+      self._records = builder.as_data_source(split, decoders=raw)
+    except ValueError as e:
+      raise UserError(
+        f'tfds:{name} has no part {split!r}: {str(e).splitlines()[-1]}'
       ) from e
 
   def __len__(self) -> int:
@@ -86,11 +90,18 @@ class Tfds:
 
   def __getitem__(self, index: int) -> dict:
     record = self._records[index]
-    example = {'image': images.decode(record[self._columns['image']])}
+    column = lambda key: record[self._columns[key]]
+    example = {'image': images.decode(column('image'))}
     if 'label' in self._columns:
-      example['label'] = int(record[self._columns['label']])
+      example['label'] = int(column('label'))
     if 'text' in self._columns:
-      example['text'] = _first_text(record[self._columns['text']])
+      example['text'] = _text(column('text'))
+    if 'objects' in self._columns:
+      objects = column('objects')
+      # TFDS boxes are y0 x0 y1 x1.
+      boxes = np.asarray(objects['bbox'], np.float32).reshape(-1, 4)
+      example['boxes'] = boxes[:, [1, 0, 3, 2]]
+      example['box_labels'] = np.asarray(objects['label'], np.int32)
     return example
 
 
@@ -158,18 +169,27 @@ def _columns(features, name: str) -> dict[str, str]:
     alike = [key for key, found in kinds.items() if found == kind]
     if named or len(alike) == 1:
       columns[ours] = (named or alike)[0]
+  if 'objects' in kinds and {'bbox', 'label'} <= _inner(features['objects']):
+    columns['objects'] = 'objects'
   if 'image' not in columns:
     raise UserError(f'tfds:{name} has no image; it has {", ".join(kinds)}.')
   return columns
 
 
-def _first_text(value) -> str:
-  """A caption, or the first of several, as str."""
-  while not isinstance(value, (bytes, str)):
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-      value = value.item()
-    elif isinstance(value, dict):
-      value = next(iter(value.values()))
-    else:
-      value = value[0]
-  return value.decode('utf-8') if isinstance(value, bytes) else value
+def _inner(feature) -> set[str]:
+  """The keys inside a sequence of dicts, such as a list of objects."""
+  inner = getattr(feature, 'feature', None)
+  return set(inner.keys()) if hasattr(inner, 'keys') else set()
+
+
+def _text(value) -> str | list[str]:
+  """A caption, or all of several, from what TFDS makes of them."""
+  if isinstance(value, dict):  # A caption among its own annotations.
+    value = value.get('text', next(iter(value.values())))
+  if isinstance(value, bytes):
+    return value.decode('utf-8')
+  if isinstance(value, str):
+    return value
+  if np.ndim(value) == 0:
+    return _text(np.asarray(value).item())
+  return [_text(one) for one in value]

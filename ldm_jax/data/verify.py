@@ -1,0 +1,164 @@
+"""Reads every image of a dataset before a run does, and says what it found.
+
+    python -m ldm_jax.data.verify --path=FOLDER [--size=256] [--out=BAD.jsonl]
+    python -m ldm_jax.data.verify --source=tfds:NAME --split=train
+
+Exit code: 0, all can be used; 1, some cannot; 2, the command is wrong.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import app, flags
+
+from ldm_jax.data import folder, images, sources, workers
+from ldm_jax.data.examples import Read
+from ldm_jax.data.spec import DataSpec
+from ldm_jax.types import UserError
+
+_SOURCE = flags.DEFINE_string(
+  'source', 'folder', 'Where images come from: folder, scenes or tfds:NAME.'
+)
+_PATH = flags.DEFINE_string('path', '', 'The folder; with all its splits.')
+_SPLIT = flags.DEFINE_string('split', 'train', 'The split of tfds:NAME.')
+_TFDS_DATA_DIR = flags.DEFINE_string(
+  'tfds_data_dir', '', "Where TFDS prepared it; default: TFDS's own."
+)
+_SIZE = flags.DEFINE_integer(
+  'size', 1, 'data.size of the run: smaller images are reported.'
+)
+_OUT = flags.DEFINE_string('out', '', 'A new file that lists what is bad.')
+
+# Bad images that the report names; --out has them all.
+_NAMED = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """What `verify` found.
+
+  Attributes:
+    source: the source, as a person names it.
+    shapes: height and width of every image that can be used, [N 2].
+    bad: (index, name, reason) of the others.
+    labels: how many different labels there are.
+    captioned: how many images have a caption.
+  """
+
+  source: str
+  shapes: np.ndarray
+  bad: list[tuple[int, str, str]]
+  labels: int
+  captioned: int
+
+  def __str__(self) -> str:
+    total = len(self.shapes) + len(self.bad)
+    lines = [f'{self.source}: {total} images']
+    if len(self.shapes):
+      shorter = self.shapes.min(1)
+      lines.append(
+        f'  shorter side: {shorter.min()} to {shorter.max()} px, median'
+        f' {np.median(shorter):.0f}'
+      )
+    lines.append(f'  with a caption: {self.captioned}')
+    lines.append(f'  different labels: {self.labels}')
+    lines.append(f'  cannot be used: {len(self.bad)} ({self.share:.2%})')
+    lines += [f'    {name}: {why}' for _, name, why in self.bad[:_NAMED]]
+    if len(self.bad) > _NAMED:
+      lines.append(f'    and {len(self.bad) - _NAMED} more (--out lists them)')
+    return '\n'.join(lines)
+
+  @property
+  def share(self) -> float:
+    """The part of the images that cannot be used."""
+    return len(self.bad) / max(1, len(self.shapes) + len(self.bad))
+
+
+def verify(source, spec: DataSpec, progress=lambda done, total: None) -> Report:
+  """Reads every example of a source; `progress` hears of each thousand."""
+  read = Read(source, spec)
+
+  def look(index):
+    try:
+      example = read.one(index)
+    except images.BadImage as e:
+      return index, read.name(index), str(e)
+    return example['image'].shape[:2], example.get('label'), 'text' in example
+
+  shapes, bad, labels, captioned = [], [], set(), 0
+  with concurrent.futures.ThreadPoolExecutor(workers.num_threads()) as pool:
+    for begin in range(0, len(source), 1000):
+      end = min(begin + 1000, len(source))
+      for found in pool.map(look, range(begin, end)):
+        if isinstance(found[0], tuple):
+          shape, label, has_text = found
+          shapes.append(shape)
+          labels |= {label} - {None}
+          captioned += has_text
+        else:
+          bad.append(found)
+      progress(end, len(source))
+  shapes = np.array(shapes, np.int64).reshape(-1, 2)
+  return Report(repr(source), shapes, bad, len(labels), captioned)
+
+
+def write_bad(path: str, report: Report) -> None:
+  """The bad images as `quarantine.jsonl` has them; never over a file."""
+  with open(path, 'x', encoding='utf-8') as file:
+    for index, name, reason in report.bad:
+      line = {'example_id': index, 'path': name, 'reason': reason}
+      file.write(json.dumps(line) + '\n')
+
+
+def _show_progress(done: int, total: int) -> None:
+  if sys.stderr.isatty():
+    print(f'\r{done} of {total}', end='\n' * (done == total), file=sys.stderr)
+
+
+def _run() -> int:
+  if _OUT.value and os.path.exists(_OUT.value):
+    raise UserError(f'--out={_OUT.value} exists; name a new file.')
+  spec = DataSpec(
+    source=_SOURCE.value,
+    size=_SIZE.value,
+    path=_PATH.value,
+    tfds_data_dir=_TFDS_DATA_DIR.value,
+  )
+  if spec.source == 'folder':
+    source = folder.read_folder(spec.path)
+  else:
+    source = sources.open_source(spec, _SPLIT.value)
+  report = verify(source, spec, _show_progress)
+  print(report)
+  if _OUT.value:
+    write_bad(_OUT.value, report)
+  return int(bool(report.bad))
+
+
+def main(argv: Sequence[str]) -> int:
+  """The command; a user's mistake is one line and exit code 2."""
+  try:
+    if len(argv) > 1:
+      raise UserError(f'{argv[1]!r} is no flag; did you mean --path={argv[1]}?')
+    return _run()
+  except UserError as e:
+    print(f'error: {e}', file=sys.stderr)
+    return 2
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """absl's own parser exits with 1, which here means bad images."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as e:
+    print(f'error: {e}', file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == '__main__':
+  app.run(main, flags_parser=_parse_flags)
