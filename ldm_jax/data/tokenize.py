@@ -1,7 +1,8 @@
-"""Text to token ids: BERT's uncased word pieces from a local vocabulary.
+"""Text to token ids: BERT's and CLIP's tokenizers from local files.
 
 The paper's text encoder reads BERT's 30,522 word pieces, padded and truncated
 to 77 (App. E.2.1); `scenes` comes with a vocabulary of its own few words.
+Stable Diffusion 1.x reads CLIP's 49,408 byte pairs, 77 of them too.
 """
 
 import os
@@ -70,6 +71,73 @@ class WordPieces:
       )
       if token == unk
     ]
+
+
+class ClipPieces:
+  """Turns a string into int32 ids [length], a list into [B length].
+
+  The ids are the start, the byte pairs of the lower-cased text, the end, then
+  the padding, which is the end again in CLIP's own files; a long text loses
+  its end, never the end mark. Instances can be pickled.
+
+  Args:
+    folder: holds vocab.json and merges.txt, or a tokenizer.json, as a model's
+      `tokenizer` folder does. UserError where it cannot be read.
+    length: ids per text, start and end included.
+  """
+
+  def __init__(self, folder: str | os.PathLike, length: int = 77):
+    if length < 2:
+      raise UserError(
+        f'Texts of length={length} tokens; start and end alone need 2.'
+      )
+    self.folder, self.length = folder, length
+    self._tokenizer, self.special_tokens = _fast_clip(pathlib.Path(folder))
+    self._tokenizer.enable_truncation(length)
+    pad = self.special_tokens[2]
+    self._tokenizer.enable_padding(
+      length=length, pad_id=pad, pad_token=self._tokenizer.id_to_token(pad)
+    )
+
+  @property
+  def vocab_size(self) -> int:
+    """Rows that an embedding of these ids needs."""
+    return self._tokenizer.get_vocab_size()
+
+  def __call__(self, text: str | Sequence[str]) -> np.ndarray:
+    if isinstance(text, str):
+      return np.array(self._tokenizer.encode(text).ids, np.int32)
+    encodings = self._tokenizer.encode_batch([str(line) for line in text])
+    ids = np.array([encoding.ids for encoding in encodings], np.int32)
+    return ids.reshape(-1, self.length)
+
+  def empty(self) -> np.ndarray:
+    """The ids [length] of the empty prompt."""
+    return self('')
+
+
+def _fast_clip(folder: pathlib.Path):
+  """(`tokenizers.Tokenizer`, the ids of start, end and padding)."""
+  pair = folder / 'vocab.json', folder / 'merges.txt'
+  if not all(f.is_file() for f in pair):
+    if not (folder / 'tokenizer.json').is_file():
+      raise UserError(
+        f'{folder} holds no CLIP tokenizer: it should have vocab.json and '
+        'merges.txt, or tokenizer.json.'
+      )
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+  from transformers import CLIPTokenizer
+
+  try:
+    tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+  except Exception as error:  # The Rust core raises bare Exceptions.
+    raise UserError(
+      f'{folder} holds a CLIP tokenizer that cannot be read: {error}.'
+    ) from error
+  special = (
+    tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id,
+  )  # fmt: skip
+  return tokenizer.backend_tokenizer, special
 
 
 def _read_vocab(vocab_file: str | os.PathLike | None) -> dict[str, int]:

@@ -236,6 +236,36 @@ def text_unused(task: dict) -> list[Row]:
   ]
 
 
+# The defaults of the clip_text task.
+_CLIP = {
+  'width': 768, 'depth': 12, 'ffn_width': 0, 'vocab_size': 49408,
+  'length': 77,
+}  # fmt: skip
+
+
+def clip_text(task: dict, prefix: str = 'text_model.') -> list[Row]:
+  """CLIPTextModel; transformers 5 writes its names without a prefix."""
+  t = {**_CLIP, **task}
+  ours, width = 'model/conditioner/transformer', t['width']
+  table = lambda name, there, size: embedding(
+    f'{ours}/{name}', f'{prefix}embeddings.{there}', size, width
+  )
+  rows = table('tokens', 'token_embedding', t['vocab_size'])
+  rows += table('positions', 'position_embedding', t['length'])
+  hidden = t['ffn_width'] or 4 * width
+  for i in range(t['depth']):
+    here, there = f'{ours}/layer_{i}', f'{prefix}encoder.layers.{i}'
+    for k in (1, 2):
+      rows += norm(f'{here}_norm{k}', f'{there}.layer_norm{k}', width)
+    for k, name in (('q', 'q_proj'), ('k', 'k_proj'), ('v', 'v_proj'),
+                    ('out', 'out_proj')):  # fmt: skip
+      name = f'{there}.self_attn.{name}'
+      rows += dense(f'{here}_attn/{k}', name, width, width)
+    rows += dense(f'{here}_fc1', f'{there}.mlp.fc1', width, hidden)
+    rows += dense(f'{here}_fc2', f'{there}.mlp.fc2', hidden, width)
+  return rows + norm(f'{ours}/norm', f'{prefix}final_layer_norm', width)
+
+
 # --- Three tensors there, one here. ---
 
 _FUSED = 'to_qkv'

@@ -13,11 +13,18 @@ from ldm_jax.types import Array, UserError
 BACKENDS = ('xla', 'cudnn', 'tpu_flash')
 
 
-def attend(q: Array, k: Array, v: Array, backend: str | None = None) -> Array:
+def attend(
+  q: Array,
+  k: Array,
+  v: Array,
+  backend: str | None = None,
+  causal: bool = False,
+) -> Array:
   """softmax(q k^T / sqrt(D)) v: q [B N H D], k and v [B L H D] -> [B N H D].
 
   The softmax is float32. `backend` None picks one by device, type and shape,
-  and logs the choice once; 'xla', 'cudnn' and 'tpu_flash' force it.
+  and logs the choice once; 'xla', 'cudnn' and 'tpu_flash' force it. `causal`:
+  query n sees the keys 0 to n alone.
 
   Raises:
     UserError: an unknown backend, or one that cannot run these shapes.
@@ -26,11 +33,13 @@ def attend(q: Array, k: Array, v: Array, backend: str | None = None) -> Array:
     backend, why = _choose(jax.default_backend(), q.dtype, q.shape, k.shape)
     _log_once(backend, why)
   if backend == 'xla':
-    return _attend_xla(q, k, v)
+    return _attend_xla(q, k, v, causal)
   if backend == 'cudnn':
-    return jax.nn.dot_product_attention(q, k, v, implementation='cudnn')
+    return jax.nn.dot_product_attention(
+      q, k, v, is_causal=causal, implementation='cudnn'
+    )
   if backend == 'tpu_flash':
-    return _attend_tpu(q, k, v)
+    return _attend_tpu(q, k, v, causal)
   raise UserError(
     f'attention_backend={backend!r} is unknown; allowed: '
     f'{", ".join(BACKENDS)}, or unset to choose by device.'
@@ -59,7 +68,7 @@ def _log_once(backend: str, why: str):
   logging.info('Attention runs on %s: %s.', backend, why)
 
 
-def _attend_xla(q: Array, k: Array, v: Array) -> Array:
+def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
   # q and k are each scaled by D^-1/4, as released: in half precision the
   # product stays in range.
   scale = q.shape[-1] ** -0.25
@@ -69,11 +78,14 @@ def _attend_xla(q: Array, k: Array, v: Array) -> Array:
     k * scale,
     preferred_element_type=jnp.float32,
   )
+  if causal:
+    seen = jnp.tri(*logits.shape[-2:], dtype=bool)
+    logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return jnp.einsum('bhnl,blhd->bnhd', weights, v)
 
 
-def _attend_tpu(q: Array, k: Array, v: Array) -> Array:
+def _attend_tpu(q: Array, k: Array, v: Array, causal: bool) -> Array:
   from jax.experimental.pallas.ops.tpu import flash_attention
 
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # [B N H D] <-> [B H N D]
@@ -81,6 +93,7 @@ def _attend_tpu(q: Array, k: Array, v: Array) -> Array:
     heads_first(q),
     heads_first(k),
     heads_first(v),
+    causal=causal,
     sm_scale=q.shape[-1] ** -0.5,
   )
   return heads_first(out)
@@ -99,13 +112,16 @@ def merge_heads(x: Array) -> Array:
 class MultiHeadAttention(nn.Module):
   """Queries from x [B N C], keys and values from context [B L D] or x.
 
-  q, k and v have no bias, the output has one; pads are attended, as released.
+  The output has a bias; q, k and v have none in the release, one in CLIP. Pads
+  are attended, as released.
   """
 
   num_heads: int
   head_width: int
   backend: str | None = None
   dtype: Dtype = jnp.float32
+  qkv_bias: bool = False
+  causal: bool = False
 
   @nn.compact
   def __call__(self, x: Array, context: Array | None = None) -> Array:
@@ -113,7 +129,7 @@ class MultiHeadAttention(nn.Module):
     project = lambda name, source: split_heads(
       nn.Dense(
         self.num_heads * self.head_width,
-        use_bias=False,
+        use_bias=self.qkv_bias,
         dtype=self.dtype,
         name=name,
       )(source),
@@ -121,7 +137,7 @@ class MultiHeadAttention(nn.Module):
     )
     y = attend(
         project('q', x), project('k', context), project('v', context),
-        self.backend,
+        self.backend, self.causal,
     )  # fmt: skip
     return nn.Dense(x.shape[-1], dtype=self.dtype, name='out')(merge_heads(y))
 

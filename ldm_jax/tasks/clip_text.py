@@ -7,59 +7,29 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ldm_jax.data.tokenize import ClipPieces
 from ldm_jax.nn.clip import ACTIVATIONS, CLIPTextTransformer
+from ldm_jax.tasks import text
 from ldm_jax.types import Batch, Conditioning, UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepare:
-  """Keeps the image and its caption's tokens; one of several captions.
-
-  `tokenizer` is a local folder with CLIP's vocab.json and merges.txt. Without
-  one, tokens are accepted where strings would be.
-  """
+class Prepare(text.Prepare):
+  """As of `text`; `vocab_file` is a folder with vocab.json and merges.txt."""
 
   vocab_size: int = 49408
-  length: int = 77
-  tokenizer: str = ''
-
-  needs = ('text',)
+  special_tokens: tuple[int, int, int] = (49406, 49407, 49407)
 
   @functools.cached_property
   def tokenize(self) -> ClipPieces:
-    if not self.tokenizer:
+    if not self.vocab_file:
       raise UserError(
         'This run has no tokenizer, so it takes token ids and no strings; '
-        "set task.tokenizer to a folder with CLIP's vocab.json and merges.txt."
+        "set task.vocab_file to a folder with CLIP's vocab.json and merges.txt "
+        'to use strings.'
       )
-    return ClipPieces(self.tokenizer, self.length)
-
-  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-    text = example['text']
-    if not isinstance(text, str):
-      text = text[rng.integers(len(text))]
-    return {'image': example['image'], 'tokens': self.tokenize(text)}
-
-  def arrays(self, inputs: dict) -> dict:
-    """text (strings) or tokens [B L] -> tokens [B L] int32."""
-    if 'tokens' in inputs:
-      tokens = np.asarray(inputs['tokens'], np.int32)
-      outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
-      if tokens.shape[-1] > self.length or outside.size:
-        raise UserError(
-          f'tokens {tokens.shape} must be at most {self.length} long with '
-          f'ids 0 to {self.vocab_size - 1}.'
-        )
-      return {'tokens': tokens}
-    if 'text' not in inputs:
-      raise UserError('This run draws from text: give a prompt or tokens.')
-    return {'tokens': self.tokenize(inputs['text'])}
-
-  def blank(self) -> dict:
-    return {'tokens': np.zeros(self.length, np.int32)}
+    return ClipPieces(self.vocab_file, self.length)
 
 
 class ClipText(nn.Module):
