@@ -157,8 +157,8 @@ def make_train_step(
         disc_params,
         updates,
       )
-      metrics['disc_grad_norm'] = optax.global_norm(disc_grads)
-    metrics['grad_norm'] = optax.global_norm(grads)
+      metrics['disc_grad_norm'] = optax.tree.norm(disc_grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     state = FirstStageState(
       step=state.step + 1,
       params=trained['model'],
