@@ -1,0 +1,241 @@
+"""Every key that a config can have, its default, and the tiny variants.
+
+A section's keys are the fields of what it builds (ldm_jax/build.py); a value
+that is not set is a placeholder, never None. Sizes and rates that a paper's
+row decides are not defaults: the row's file gives them.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def _section(defaults: dict, given: dict) -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(defaults | given)
+
+
+def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
+  """What both stages have."""
+  config = ml_collections.ConfigDict()
+  config.stage = stage
+  config.seed = 0
+  config.num_steps = num_steps
+  config.batch_size = batch_size  # over all devices and hosts
+  config.grad_accum = 1
+  config.dtype = 'bfloat16'  # of activations; parameters are float32
+  config.log_every, config.show_every, config.save_every = 100, 5_000, 5_000
+  config.keep_checkpoints = 3
+  config.mesh = dict(data=-1, fsdp=1)  # -1: all devices that fsdp leaves
+  data_defaults = dict(
+    source='folder',
+    size=256,
+    path='',
+    train_split='train',
+    eval_split='validation',
+    tfds_data_dir='',
+    crop='center',
+    flip=False,
+    resample='lanczos',
+    upscale=True,  # as the release does
+    num_workers=8,
+    num_examples=0,
+    max_objects=1,
+    holdout=0.0,
+    max_bad=0.01,
+  )
+  config.data = _section(data_defaults, data)
+  optim_defaults = dict(
+    scale_lr=False,
+    schedule='constant',
+    warmup_steps=0,
+    final_fraction=0.0,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    weight_decay=0.01,
+    clip_norm=0.0,
+    moment_dtype='float32',
+  )
+  config.optim = _section(optim_defaults, optim)
+  return config
+
+
+def autoencoder(name: str, **fields) -> dict:
+  """The `first_stage` section of a 'kl' or 'vq' autoencoder."""
+  return dict(
+    name=name,
+    channels=128,
+    num_res_blocks=2,
+    attention_levels=(),
+    mid_attention=True,
+    dropout=0.0,
+    norm_groups=32,
+    in_channels=3,
+    out_channels=3,
+    attention_backend=placeholder(str),
+    remat=False,
+  ) | dict(fields)
+
+
+def first_stage(
+  model: dict,
+  *,
+  batch_size: int,
+  num_steps: int = 500_000,  # The paper does not print it.
+  loss: dict | None = None,
+  data: dict | None = None,
+  optim: dict | None = None,
+) -> ml_collections.ConfigDict:
+  """A first stage's training, with the release's optimizer and data."""
+  data = dict(crop='random', flip=True) | (data or {})
+  # Adam, at 4.5e-6 for each image of the batch.
+  adam = dict(learning_rate=4.5e-6, scale_lr=True, b1=0.5, weight_decay=0.0)
+  config = _run(
+    'first_stage', data, adam | (optim or {}), num_steps, batch_size
+  )
+  config.first_stage = model
+  loss_defaults = dict(
+    pixel='l1',
+    perceptual_weight=1.0,
+    lpips_path=placeholder(str),
+    kl_weight=1e-6,
+    codebook_weight=1.0,
+    learn_logvar=False,
+    logvar_init=0.0,
+    disc_weight=0.5,
+    disc_start=50_001,
+    disc_warmup=0,
+    disc_loss='hinge',
+    disc_layers=3,
+    disc_channels=64,
+    adaptive=True,
+  )
+  config.loss = _section(loss_defaults, loss or {})
+  return config
+
+
+def diffusion(
+  *,
+  first_stage: dict,
+  task: dict,
+  unet: dict,
+  optim: dict,
+  batch_size: int,
+  num_steps: int,
+  data: dict | None = None,
+  schedule: dict | None = None,
+  loss: dict | None = None,
+  sampling: dict | None = None,
+  scale_factor: float | None = None,  # None: estimated, as for KL latents.
+  null_prob: float = 0.0,
+) -> ml_collections.ConfigDict:
+  """A latent diffusion model's training."""
+  config = _run('diffusion', data or {}, optim, num_steps, batch_size)
+  config.first_stage = first_stage
+  config.first_stage_from = placeholder(str)  # the workdir of a first stage
+  config.scale_factor = placeholder(float)
+  if scale_factor is not None:
+    config.scale_factor = scale_factor
+  config.scale_batches = 8
+  config.task = task
+  config.null_prob = null_prob
+  unet_defaults = dict(
+    # The latent's channels; the identity's are the image's.
+    out_channels=first_stage.get('embed_dim', 3),
+    num_res_blocks=2,
+    head_width=placeholder(int),
+    num_heads=placeholder(int),
+    attention='self',
+    transformer_depth=1,
+    scale_shift_norm=False,
+    resblock_updown=False,
+    dropout=0.0,
+    norm_groups=32,
+    remat=False,
+    attention_backend=placeholder(str),
+  )
+  config.unet = _section(unet_defaults, unet)
+  # "linear" as the release means it: evenly spaced square roots of betas.
+  schedule_defaults = dict(
+    kind='linear', num_timesteps=1000, start=0.0015, end=0.0195
+  )
+  config.schedule = _section(schedule_defaults, schedule or {})
+  loss_defaults = dict(
+    prediction='eps',
+    kind='l2',
+    simple_weight=1.0,
+    elbo_weight=0.0,
+    learn_logvar=False,
+    logvar_init=0.0,
+    min_snr_gamma=0.0,
+  )
+  config.loss = _section(loss_defaults, loss or {})
+  config.ema_decay = 0.9999
+  # The fixed-seed grids that are drawn while training.
+  sampling_defaults = dict(
+    num=8,
+    steps=50,
+    eta=0.0,
+    guidance=1.0,
+    spacing='leading',
+    sampler='ddim',
+  )
+  config.sampling = _section(sampling_defaults, sampling or {})
+  return config
+
+
+def select(config, variant: str, **others: dict) -> ml_collections.ConfigDict:
+  """The config itself for '', or a variant: 'tiny', or one of `others`.
+
+  `others` holds, by name, nested dicts of the keys that the variant changes.
+  """
+  if variant == 'tiny':
+    return _tiny(config)
+  if variant in others:
+    config.update(others[variant])
+  elif variant:
+    names = ', '.join(['tiny', *others])
+    raise ValueError(f'No variant {variant!r} of this config; it has: {names}.')
+  return config
+
+
+def _tiny(config) -> ml_collections.ConfigDict:
+  """The same kinds of parts, 20 steps of them: a CPU needs about a minute."""
+  config.num_steps, config.batch_size, config.dtype = 20, 8, 'float32'
+  config.log_every, config.show_every, config.save_every = 5, 20, 20
+  model, levels = config.first_stage, 1
+  if model.name != 'identity':
+    levels = len(model.multipliers)
+    model.update(channels=32, multipliers=(1,) * levels, num_res_blocks=1)
+  if model.name == 'vq':
+    model.num_codes = min(model.num_codes, 64)
+  config.data.update(
+    source='scenes',
+    size=64 if levels > 4 else 32,
+    train_split='train',
+    eval_split='validation',
+    flip=False,  # Captions say left and right.
+    num_workers=0,
+  )
+  config.optim.update(warmup_steps=0)
+  if config.stage == 'first_stage':
+    config.loss.update(
+      perceptual_weight=0.0, disc_start=10, disc_warmup=0, disc_channels=16
+    )
+    if config.data.size == 32:
+      config.loss.disc_layers = 2
+    return config
+
+  config.first_stage_from = 'random'  # An untrained one: nothing to wait for.
+  unet = config.unet
+  unet.update(channels=32, multipliers=(1, 2), attention_levels=(1,))
+  unet.update(num_res_blocks=1, transformer_depth=1)
+  if unet.head_width is not None:
+    unet.head_width = 32
+  task = config.task
+  for key in ('width', 'depth'):
+    if key in task:
+      task[key] = dict(width=32, depth=1)[key]
+  if task.name == 'text':
+    task.update(vocab_file='scenes', vocab_size=39, special_tokens=(2, 3, 0))
+  config.sampling.update(num=4, steps=5)
+  return config

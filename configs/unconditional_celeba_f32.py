@@ -1,0 +1,35 @@
+"""Unconditional CelebA-HQ 256, LDM-32: Table 14.
+
+  python train.py --config=configs/unconditional_celeba_f32.py --workdir=DIR \
+    --config.first_stage_from=RUNS/vq_f32_c32
+  python train.py --config=configs/unconditional_celeba_f32.py:tiny \
+    --workdir=DIR
+
+Fig. 7 draws FID against speed and prints no figure. U-Net 257.86M.
+"""
+
+from configs import common
+from configs.first_stage import vq_f32_c32
+
+
+def get_config(variant: str = ''):
+  config = common.diffusion(
+    first_stage=vq_f32_c32.get_model(),
+    task=dict(name='unconditional'),
+    unet=dict(
+      channels=256,
+      multipliers=(1, 2, 4),
+      attention_levels=(0, 1, 2),
+      head_width=32,
+    ),
+    scale_factor=1.0,
+    data=dict(
+      source='tfds:celeb_a_hq/256',
+      train_split='train[:90%]',
+      eval_split='train[90%:]',
+    ),
+    optim=dict(learning_rate=1.3e-4),
+    batch_size=128,
+    num_steps=500_000,
+  )
+  return common.select(config, variant)
