@@ -34,7 +34,7 @@ def too_many(bad: int, read: int, share: float, whole: bool) -> bool:
   return bad > expected + slack
 
 
-def pack(values: list[list]) -> str:
+def pack(values: list[list[tuple[int, str, str]]]) -> str:
   """Bad images of a batch as one string, which any process can pass on."""
   found = [bad for value in values for bad in value]
   return json.dumps(found) if found else ''
@@ -57,10 +57,11 @@ class Quarantine:
     self.length, self.share = length, share
     self.num_read = self.num_bad = 0
     self._known = set()
-    self._file = ''
+    self._file, self._written = '', set()
     if folder:
       name = f'quarantine-{process_index}' if process_index else 'quarantine'
       self._file = os.path.join(folder, f'{name}.jsonl')
+      self._written = _read_lines(self._file)
 
   def observe(self, packed: str, num_read: int) -> None:
     """Takes note of a batch; raises UserError when too many were bad."""
@@ -84,9 +85,17 @@ class Quarantine:
 
   def _record(self, index: int, path: str, reason: str) -> None:
     logging.warning('Bad image replaced: %s: %s', path, reason)
-    if not self._file:
+    line = json.dumps({'example_id': index, 'path': path, 'reason': reason})
+    if not self._file or line in self._written:
       return
     os.makedirs(os.path.dirname(self._file), exist_ok=True)
-    line = {'example_id': index, 'path': path, 'reason': reason}
     with open(self._file, 'a', encoding='utf-8') as file:
-      file.write(json.dumps(line) + '\n')
+      file.write(line + '\n')
+
+
+def _read_lines(path: str) -> set[str]:
+  """What an earlier part of the same run wrote."""
+  if not os.path.exists(path):
+    return set()
+  with open(path, encoding='utf-8') as file:
+    return set(file.read().splitlines())

@@ -12,7 +12,11 @@ _GRACE = 30.0  # seconds
 
 def num_threads() -> int:
   """Reading threads of a process: as many as cores, 2 to 16."""
-  return min(16, max(2, len(os.sched_getaffinity(0))))
+  if hasattr(os, 'sched_getaffinity'):  # Of this process, in a container.
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return min(16, max(2, cores))
 
 
 def allow_use_without_absl_app() -> None:

@@ -5,14 +5,12 @@ import json
 import multiprocessing
 import os
 import threading
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data import images, pipeline, quarantine, sources, stream
-from ldm_jax.data.examples import MAX_BOXES
+from ldm_jax.data import images, pipeline, sources, stream
 from ldm_jax.data.pipeline import DataSpec
 from ldm_jax.types import UserError
 
@@ -177,30 +175,6 @@ def test_text_stays_when_asked():
   assert batch['text'].tolist() == [f'number {i}' for i in batch['label']]
 
 
-def one_to_three_boxes(example, rng):
-  count = 1 + example['label'] % 3
-  boxes = np.tile(np.float32([0, 0, 1, 1]), (count, 1))
-  return {**example, 'boxes': boxes, 'box_labels': np.full(count, 2, np.int32)}
-
-
-def test_boxes_are_padded():
-  batch = joined(batches(3, function=one_to_three_boxes))
-  assert batch['boxes'].shape == (12, MAX_BOXES, 4)
-  counts = (batch['box_labels'] == 2).sum(1)
-  np.testing.assert_array_equal(counts, 1 + batch['label'] % 3)
-  assert set(np.unique(batch['box_labels'])) == {-1, 2}
-  assert (batch['boxes'][batch['box_labels'] == -1] == 0).all()
-
-
-def ragged(example, rng):
-  return {**example, 'odd': np.zeros(example['label'] % 3)}
-
-
-def test_shapes_that_differ_are_named():
-  with pytest.raises(UserError, match="'odd' has several shapes"):
-    batches(3, function=ragged)
-
-
 # Bad images.
 
 
@@ -309,31 +283,6 @@ def test_a_worker_that_dies_is_reported(monkeypatch):
     batches(5, spec=spec, function=fatal)
 
 
-class Hanging:
-  """A batch, and then nothing."""
-
-  def __init__(self):
-    self.event = threading.Event()
-
-  def __iter__(self):
-    yield {'example_id': np.arange(2), quarantine.KEY: ''}
-    self.event.wait()
-
-
-def test_a_stall_can_be_waited_for_and_ends_with_an_error():
-  hanging = Hanging()
-  watch = quarantine.Quarantine(10, 0.01)
-  data = stream.Stream(hanging, 2, 0, watch, stall_limit=0.3)
-  assert data.wait(5.0)
-  next(data)
-  begin = time.monotonic()
-  assert not data.wait(0.1)
-  assert time.monotonic() - begin < 1
-  threading.Timer(0.6, hanging.event.set).start()
-  with pytest.raises(stream.DataError, match='no batch for'):
-    next(data)
-
-
 # Evaluation.
 
 
@@ -360,26 +309,6 @@ def test_evaluation_stops_at_the_limit():
     pipeline.eval_batches(Numbers(), prepare, SPEC, batch_size=4, limit=6)
   )
   assert joined(several)['example_id'].tolist() == [0, 1, 2, 3, 4, 5, -1, -1]
-
-
-# The spec.
-
-
-@pytest.mark.parametrize(
-  'wrong',
-  [
-    dict(crop='middle'),
-    dict(resample='nearest'),
-    dict(size=0),
-    dict(num_workers=-1),
-    dict(holdout=1.0),
-    dict(max_bad=2.0),
-  ],
-)
-def test_wrong_values_are_named(wrong):
-  (key, value), *_ = wrong.items()
-  with pytest.raises(UserError, match=f'data.{key}={value!r}'):
-    DataSpec(**{'source': 'folder', 'size': 8, **wrong})
 
 
 def test_a_truncated_file_is_named_before_training(tmp_path):
