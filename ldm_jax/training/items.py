@@ -63,15 +63,17 @@ def host_shards(leaf: Any) -> list[tuple[np.ndarray, tuple[slice, ...]]]:
   safe from a donation that follows: on accelerators they are copies, and on a
   CPU XLA copies a donated buffer that is still looked at from outside.
   """
+  # What every process has for itself is the first one's to answer for.
+  shared = isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+  if not shared and jax.process_index() != 0:
+    return []
   if isinstance(leaf, jax.Array):
     return [
       (np.asarray(shard.data), shard.index)
       for shard in leaf.addressable_shards
       if shard.replica_id == 0
     ]
-  if jax.process_index() == 0:
-    return [(np.array(leaf), (slice(0, None),) * np.ndim(leaf))]
-  return []
+  return [(np.array(leaf), (slice(0, None),) * np.ndim(leaf))]
 
 
 def describe(

@@ -1,0 +1,93 @@
+"""One of two processes with two devices each; test_parallel.py starts both.
+
+Prints one JSON object of what it saw, for the test to judge.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training.metrics import Writer
+from ldm_jax.training.preemption import Preemption
+
+WIDTH = 256
+
+
+def make_items():
+  return {
+    'model': {
+      'kernel': np.arange(WIDTH * WIDTH, dtype=np.float32).reshape(WIDTH, -1),
+      'bias': np.arange(4, dtype=np.float32),
+    }
+  }
+
+
+def abstract(mesh, items):
+  return parallel.with_shardings(items, parallel.state_shardings(mesh, items))
+
+
+def main(workdir):
+  assert parallel.initialize()
+  rank = jax.process_index()
+  mesh = parallel.make_mesh(data=2, fsdp=2)
+  report = {'processes': jax.process_count(), 'devices': mesh.size}
+
+  # Each process brings its rows; the sum is over all of them.
+  rows = np.arange(8, dtype=np.float32)[rank * 4 : rank * 4 + 4]
+  batch = parallel.to_global(mesh, {'x': rows})
+  weights = 2.0 ** jnp.arange(8.0)
+  report['shape'] = list(batch['x'].shape)
+  report['dot'] = float(jax.jit(jnp.vdot)(batch['x'], weights))
+  report['fetched'] = parallel.fetch(batch['x']).tolist()
+
+  # What one process with eight devices saved; its newest step is damaged.
+  items = make_items()
+  theirs = checkpoint.Checkpoints(f'{workdir}/theirs')
+  wanted = abstract(mesh, items)
+  step, found, meta = theirs.restore_latest(wanted)
+  theirs.close()
+  report['restored'] = [step, meta]
+  report['same'] = all(
+    np.array_equal(parallel.fetch(a), b)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(items), strict=True)
+  )
+  report['kernel'] = str(found['model']['kernel'].sharding.spec)
+
+  # What these two save while the state is donated to further steps.
+  ours = checkpoint.Checkpoints(f'{workdir}/ours', keep=1)
+  advance = functools.partial(jax.jit, donate_argnums=0)(
+    lambda tree: jax.tree.map(lambda x: x + 1, tree)
+  )
+  for step in (1, 2):
+    ours.save(step, found, {'step': step})
+    found = advance(found)
+  report['latest'] = ours.latest()
+  loaded, _ = checkpoint.load_items(f'{workdir}/ours', ['model'])
+  report['loaded'] = loaded['model']['bias'].tolist()
+  ours.close()
+
+  with Writer(f'{workdir}/ours', tensorboard=False) as writer:
+    writer.scalars(1, {'rank': rank})
+
+  # One of them is told to stop; both stop at the same step.
+  with Preemption() as preemption:
+    for step in range(200):
+      if rank == 1 and step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+      if preemption.requested(step):
+        report['stopped'] = step
+        break
+      time.sleep(0.05)
+  print(json.dumps(report), flush=True)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1])

@@ -1,0 +1,100 @@
+"""Tests for ldm_jax.training.guard."""
+
+import logging
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ldm_jax.training import guard
+
+
+@flax.struct.dataclass
+class State:
+  step: jax.Array
+  params: dict
+  opt_state: object
+
+
+TX = optax.adamw(0.1)
+
+
+def start():
+  params = {'w': jnp.array([1.0, -0.0, 1e-40]), 'half': jnp.bfloat16(3)}
+  return State(jnp.int32(0), params, TX.init(params))
+
+
+@jax.jit
+def train_step(state, scale):
+  def loss_fn(params):
+    return scale * jnp.sum(jnp.square(params['w'])) + params['half']
+
+  loss, grads = jax.value_and_grad(loss_fn)(state.params)
+  updates, opt_state = TX.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  finite = guard.all_finite(loss, grads)
+  new = State(state.step + 1, params, opt_state)
+  return guard.skip_nonfinite(state, new, finite), 1.0 - finite
+
+
+def bits(state):
+  return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf, -jnp.inf, 3e38])
+def test_a_bad_step_changes_nothing_but_the_count(bad):
+  state, _ = train_step(start(), 1.0)
+  after, skipped = train_step(state, bad * 10)
+  assert skipped == 1 and after.step == state.step + 1
+  assert bits(after.replace(step=state.step)) == bits(state)
+
+
+def test_a_good_step_is_the_step():
+  state = start()
+  after, skipped = train_step(state, 1.0)
+  assert skipped == 0 and bits(after.params) != bits(state.params)
+  assert after.opt_state[0].count == 1
+
+
+def test_a_run_with_a_bad_batch_is_the_run_without_it():
+  clean = dirty = start()
+  for scale in (1.0, 2.0, 0.5):
+    clean, _ = train_step(clean, scale)
+  for scale in (1.0, jnp.nan, 2.0, 0.5):
+    dirty, _ = train_step(dirty, scale)
+  assert bits(dirty.replace(step=clean.step)) == bits(clean)
+
+
+def test_finite_looks_at_every_leaf_and_only_at_floats():
+  good = {'a': jnp.ones(3), 'count': jnp.int32(2**31 - 1), 'b': jnp.zeros(())}
+  assert guard.all_finite(good)
+  assert guard.all_finite({'count': jnp.int32(1)}) and guard.all_finite({})
+  for value in (jnp.nan, jnp.inf):
+    assert not guard.all_finite(good, {'c': jnp.array([0.0, value])})
+  assert not guard.all_finite(jnp.bfloat16(jnp.inf))
+
+
+def test_bad_steps_name_their_examples_and_end_the_run(caplog):
+  bad = guard.BadSteps(limit=3, lag=1)
+  flags = [0, 1, 1, 0, 1, 1, 1]
+  for step, flag in enumerate(flags):
+    bad.add(step, jnp.float32(flag), np.array([step * 10, step * 10 + 1]))
+  assert bad.total == 4  # The last one has not been looked at.
+  with pytest.raises(guard.TooManyBadSteps, match='3 steps in a row.*step 6'):
+    bad.flush()
+  warnings = [
+    r.getMessage() for r in caplog.records if r.levelno == logging.WARNING
+  ]
+  assert len(warnings) == 5
+  assert 'Step 1 ' in warnings[0] and '[10, 11]' in warnings[0]
+
+
+def test_good_steps_in_between_are_no_reason_to_stop():
+  bad = guard.BadSteps(limit=2)
+  for step in range(20):
+    bad.add(step, jnp.float32(step % 2), [])
+  bad.flush()
+  assert bad.total == 10
