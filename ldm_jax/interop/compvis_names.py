@@ -6,6 +6,7 @@ import is checked against them before a network is built.
 
 import itertools
 
+from ldm_jax.interop import clip_names
 from ldm_jax.interop.names import Row, conv, dense, embedding, norm
 
 UNET = 'model.diffusion_model.'
@@ -284,6 +285,8 @@ def conditioner(task: dict) -> list[Row]:
     return _token_transformer(
       task, f'{ours}/transformer', theirs + 'transformer'
     )
+  if task['name'] == 'clip_text':
+    return clip_names.text_encoder(task, theirs + 'transformer.')
   if task['name'] == 'semantic':
     return conv(
       f'{ours}/channel_mapper',

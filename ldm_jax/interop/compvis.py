@@ -1,0 +1,313 @@
+"""A release's checkpoint, whole: into the items of a workdir, and back.
+
+What the networks don't need but the file has (schedule buffers, an unused
+output head, the losses' networks) is carried along as it is, so that an
+export gives back the tensors that came in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.interop import (
+  clip_names,
+  compvis_buffers,
+  compvis_names,
+  names,
+)
+from ldm_jax.interop.compvis_config import Read
+from ldm_jax.types import UserError
+
+Tensors = Mapping[str, np.ndarray]
+
+EMA_STATE = ('model_ema.decay', 'model_ema.num_updates')
+CLIP = 'cond_stage_model.transformer.'
+POSITION_IDS = CLIP + clip_names.POSITION_IDS
+# The one that Stable Diffusion 1.x names: openai/clip-vit-large-patch14.
+CLIP_L = {
+  'vocab_size': 49408, 'length': 77, 'width': 768, 'depth': 12,
+  'num_heads': 12,
+}  # fmt: skip
+# Carried where they are: the networks and scalars that losses keep.
+CARRIED = ('loss.', 'first_stage_model.loss.')
+# Left out: a sampler's buffers, saved with the model by accident.
+STRAYS = ('ddim_', 'model.model_ema', 'lvlb_weights')
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+  """What a workdir is made of.
+
+  Attributes:
+    config: the sections that the source decides.
+    items: float32 trees 'model', 'ema', 'first_stage' (or the last alone), and
+      'carried': what only an export reads.
+    meta: scale_factor, use_ema, and `source` for the export.
+    notes: what the user should know, a sentence each.
+  """
+
+  config: dict[str, Any]
+  items: dict[str, Any]
+  meta: dict[str, Any]
+  notes: list[str]
+
+
+def read_state(
+  tensors: Tensors,
+  read: Read,
+  *,
+  path: str = 'the checkpoint',
+  use_ema: bool | None = None,
+  initial: Callable[[], Mapping] | None = None,
+) -> Imported:
+  """The release's state_dict as a workdir's items.
+
+  Args:
+    tensors: the file's tensors by name, lazy ones welcome.
+    read: its config.
+    path: for messages.
+    use_ema: which weights sample; unset, as the config says.
+    initial: gives trees with a value for what the file lacks (lenient).
+
+  Raises:
+    UserError: naming everything that is missing, unexpected, misshapen or not
+      finite, unless `initial` is given; no scale factor; no EMA.
+  """
+  config, notes = dict(read.config), list(read.notes)
+  diffusion = 'unet' in config
+  config = clip_fields(config, tensors)
+  rows = compvis_names.table(config)
+  ema_rows = compvis_names.ema(rows)
+  has_ema = any(row.theirs in tensors for row in ema_rows)
+  if has_ema:
+    rows = rows + ema_rows
+  carried, copies, rest = _sort_out(config, rows, tensors)
+  kept = {k: v for k, v in tensors.items() if k not in rest}
+  mismatch = names.compare(rows, kept)
+  mismatch.misshapen.extend(_unlike_copies(copies, tensors))
+  if mismatch:
+    if initial is None:
+      raise UserError(
+        f'{path} does not fit its config. {mismatch}. --lenient imports '
+        'what fits.'
+      )
+    notes.append(f'Left untouched: {mismatch}.')
+    kept = _fitting(rows, kept)
+  items = names.to_ours(rows, kept)
+  if initial is not None:
+    share = sum(np.prod(r.shape) for r in rows if r.theirs in kept) / sum(
+      np.prod(row.shape) for row in rows
+    )
+    notes.append(f'{share:.2%} of the parameters were loaded.')
+    items = _overlay(initial(), items)
+  meta = {
+    'next_example': 0,
+    'stage': config['stage'],
+    'source': {
+      'format': 'compvis',
+      'ema': has_ema,
+      'copies': bool(copies),
+      'position_ids': POSITION_IDS in tensors,
+    },
+  }
+  if diffusion:
+    config['schedule'] = compvis_buffers.find_schedule(
+      config['schedule'], tensors, path, notes
+    )
+    meta['scale_factor'] = _scale_factor(read, tensors, path, notes)
+    meta['use_ema'] = _use_ema(use_ema, read.use_ema, has_ema, path, notes)
+    if 'ema' not in items:
+      items['ema'] = items['model']['unet']
+  if carried:
+    items['carried'] = _nest(carried)
+  return Imported(config, items, meta, notes)
+
+
+def write_state(
+  config: Mapping[str, Any],
+  items: Mapping[str, Any],
+  meta: Mapping[str, Any],
+  step: int = 0,
+) -> dict[str, np.ndarray]:
+  """A workdir's items as the release's state_dict.
+
+  Models that were imported get back the names that they came with; others get
+  all that the release's classes save.
+
+  Raises:
+    UserError: a parameter is missing, or the model is none of the release's.
+  """
+  config = dict(config)
+  source = meta.get('source') or {}
+  if source.get('format') != 'compvis':
+    source = {'ema': True, 'copies': True, 'position_ids': True}
+  came = source.get('format') == 'compvis'
+  rows = compvis_names.table(config)
+  if source['ema']:
+    rows += compvis_names.ema(rows)
+  tensors = names.to_theirs(rows, items)
+  carried = _flatten(items.get('carried', {}))
+  if 'unet' in config and not came:
+    tensors |= compvis_buffers.buffers(config['schedule'])
+    tensors[EMA_STATE[0]] = np.float32(config.get('ema_decay', 0.9999))
+    tensors[EMA_STATE[1]] = np.int32(step)
+  for row in compvis_names.unused(config):
+    if not came:
+      tensors[row.theirs] = np.zeros(row.shape, np.float32)
+  tensors |= carried
+  if source['copies']:
+    tensors |= {there: tensors[here] for there, here in _copies(config).items()}
+  if source['position_ids'] and config.get('task', {}).get('name') == (
+    'clip_text'
+  ):
+    length = config['task'].get('length', 77)
+    tensors[POSITION_IDS] = np.arange(length, dtype=np.int64)[None]
+  return tensors
+
+
+def clip_fields(config: dict, tensors: Tensors) -> dict:
+  """The size of a CLIP text encoder, which the release's config leaves out."""
+  task = config.get('task', {})
+  if task.get('name') != 'clip_text':
+    return config
+  sizes = clip_names.sizes(tensors, CLIP)
+  return {**config, 'task': {**CLIP_L, **task, **sizes}}
+
+
+def _sort_out(config, rows, tensors) -> tuple[Tensors, dict, set[str]]:
+  """(carried, copies present, names that the table need not explain)."""
+  known = {row.theirs for row in rows}
+  extras = {row.theirs for row in compvis_names.unused(config)}
+  if 'unet' in config:
+    extras |= {*compvis_buffers.NAMES, *EMA_STATE, 'scale_factor'}
+  carried = {
+    name: _storable(x)
+    for name, x in tensors.items()
+    if name not in known and (name in extras or name.startswith(CARRIED))
+  }
+  copies = {
+    there: here for there, here in _copies(config).items() if there in tensors
+  }
+  strays = {
+    name
+    for name in tensors
+    if name not in known and (name.startswith(STRAYS) or name == POSITION_IDS)
+  }
+  if 'unet' not in config:  # A first stage's own average is not used.
+    strays |= {name for name in tensors if name.startswith('model_ema.')}
+  return carried, copies, {*carried, *copies, *strays}
+
+
+def _copies(config: Mapping) -> dict[str, str]:
+  """Inpainting's conditioner is the first stage, and saved a second time."""
+  if config.get('task', {}).get('name') != 'inpainting':
+    return {}
+  rows = compvis_names.first_stage(config['first_stage'])
+  return {
+    compvis_names.CONDITIONER + row.theirs: compvis_names.FIRST_STAGE
+    + row.theirs
+    for row in rows
+  }
+
+
+def _unlike_copies(copies: Mapping[str, str], tensors: Tensors) -> list[str]:
+  return [
+    f'{there} unlike {here}'
+    for there, here in copies.items()
+    if here in tensors
+    and (
+      tensors[there].shape != tensors[here].shape
+      or not _equal(tensors[there], tensors[here])
+    )
+  ]
+
+
+def _equal(x: np.ndarray, y: np.ndarray) -> bool:
+  if x.size and not any(x.strides) and not any(y.strides):
+    return x.flat[0] == y.flat[0]
+  return np.array_equal(x, y)
+
+
+def _fitting(rows, tensors: Tensors) -> dict[str, np.ndarray]:
+  shapes = {row.theirs: row.shape for row in rows}
+  return {k: v for k, v in tensors.items() if shapes.get(k) == v.shape}
+
+
+def _overlay(base: Mapping, over: Mapping) -> dict:
+  """`base` with the leaves of `over` in their places."""
+  return {
+    key: _overlay(value, over.get(key, {}))
+    if isinstance(value, Mapping)
+    else over.get(key, value)
+    for key, value in base.items()
+  }
+
+
+def _scale_factor(read: Read, tensors: Tensors, path: str, notes) -> float:
+  """The buffer, where it was estimated in training; else the config's."""
+  given = read.config['scale_factor']
+  if 'scale_factor' in tensors:
+    value = float(np.asarray(tensors['scale_factor'], np.float32).reshape(()))
+    if not np.isfinite(value) or value <= 0:
+      raise UserError(f'{path}: scale_factor={value} is no scale.')
+    if not read.scale_by_std and not np.isclose(value, given, rtol=1e-5):
+      notes.append(
+        f'The checkpoint has scale_factor={value}, its config {given}; the '
+        "checkpoint's is used."
+      )
+    return value
+  if read.scale_by_std:
+    raise UserError(
+      f'{path} has no scale_factor, which its config (scale_by_std) says was '
+      'estimated in training. Without it latents have no known scale; set '
+      'scale_by_std: false and scale_factor in the config if you know it.'
+    )
+  return given
+
+
+def _use_ema(asked, configured: bool, has_ema: bool, path: str, notes) -> bool:
+  if asked and not has_ema:
+    raise UserError(
+      f'{path} has no EMA weights; use --use_ema=false, or leave it out.'
+    )
+  if asked is not None:
+    return asked
+  if has_ema and not configured:
+    notes.append(
+      'The config says use_ema: false, so the raw weights sample, as '
+      'released; --use_ema=true takes the averaged ones.'
+    )
+  if configured and not has_ema:
+    notes.append('The file has no EMA weights; the raw ones are used.')
+  return has_ema and configured
+
+
+def _storable(x: np.ndarray) -> np.ndarray:
+  """In a type that a checkpoint of JAX arrays keeps."""
+  if x.dtype == np.int64:
+    return np.asarray(x, np.int32)
+  return np.asarray(x, np.float32) if x.dtype == np.float64 else x
+
+
+def _nest(tensors: Tensors) -> dict:
+  """Names become paths: a checkpoint's keys have no dots."""
+  tree: dict = {}
+  for name, x in tensors.items():
+    *path, leaf = name.split('.')
+    node = tree
+    for key in path:
+      node = node.setdefault(key, {})
+    node[leaf] = x
+  return tree
+
+
+def _flatten(tree: Mapping, prefix: str = '') -> dict[str, np.ndarray]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = np.asarray(value)
+  return flat

@@ -1,0 +1,59 @@
+"""Files of tensors, whoever wrote them: .ckpt, .pt, .pth and .safetensors."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import safetensors.numpy
+
+from ldm_jax.interop import safetensors_file, torch_file, torch_writer
+from ldm_jax.interop.mapped import Damaged, map_file
+from ldm_jax.types import UserError
+
+CHECKPOINTS = ('.safetensors', '.ckpt', '.pt', '.pth', '.bin')
+
+
+def read_tensors(path: str, legacy: bool = False) -> dict[str, np.ndarray]:
+  """The tensors of a file by name: read-only views of the mapped file.
+
+  What a file is, is read off its first bytes. Half precision and integers
+  come as they are; bfloat16 is that of ml_dtypes.
+
+  Args:
+    path: the file.
+    legacy: whether the format of PyTorch before 1.6 is read too.
+
+  Raises:
+    UserError: naming the path and what is wrong with it. A pickle that asks
+      for more than tensors is refused, and nothing of it is executed.
+  """
+  buffer = map_file(path)
+  try:
+    if safetensors_file.is_safetensors(buffer):
+      return safetensors_file.read(buffer)
+    return torch_file.read(buffer, legacy)
+  except Damaged as error:
+    raise UserError(f'{path} cannot be read: {error}.') from error
+
+
+def write_tensors(
+  path: str, tensors: Mapping[str, np.ndarray], global_step: int = 0
+) -> None:
+  """Writes a .safetensors or a .ckpt, by the path's ending.
+
+  The file appears under its name when it is whole.
+  """
+  tensors = {name: np.asarray(x) for name, x in tensors.items()}
+  partial = f'{path}.partial'
+  try:
+    if path.endswith('.safetensors'):
+      contiguous = {k: np.asarray(v, order='C') for k, v in tensors.items()}
+      safetensors.numpy.save_file(contiguous, partial, {'format': 'pt'})
+    else:
+      torch_writer.write(partial, tensors, global_step)
+    os.replace(partial, path)
+  except OSError as error:
+    raise UserError(f'{path}: {error.strerror or error}.') from error
+  finally:
+    if os.path.exists(partial):
+      os.remove(partial)
