@@ -59,6 +59,13 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
   return config
 
 
+def scenes() -> dict:
+  """The `data` section of drawn 32 px scenes."""
+  return dict(
+    source='scenes', size=32, crop='center', flip=False, num_workers=0
+  )
+
+
 def autoencoder(name: str, **fields) -> dict:
   """The `first_stage` section of a 'kl' or 'vq' autoencoder."""
   return dict(

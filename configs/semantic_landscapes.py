@@ -17,7 +17,7 @@ from configs.first_stage import vq_f4
 def get_config(variant: str = ''):
   config = common.diffusion(
     first_stage=vq_f4.get_model(),
-    task=dict(name='semantic', num_classes=182, factor=4, out_channels=3),
+    task=dict(name='semantic', num_classes=182, channels=3, stages=2),
     unet=dict(
       channels=128,
       multipliers=(1, 4, 8),

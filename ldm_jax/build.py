@@ -126,7 +126,7 @@ class Parts:
     side = self.data.size
     blank = {
         'image': np.zeros((side, side, 3), np.float32),
-        **self.prepare.blank(),
+        **self.prepare.blank(side),
     }
     return {k: np.stack([v] * size) for k, v in blank.items()}
 
@@ -305,7 +305,8 @@ def construct(
   """
   values = {k: v for k, v in _plain(values).items() if v is not None}
   known = fields_of(kind)
-  hidden = {'dtype', *extra}
+  # A module's dtype is the run's, never a section's own.
+  hidden = {'dtype', *extra} if issubclass(kind, nn.Module) else {*extra}
   _check_keys(section, values, {k: v for k, v in known.items()
                                 if k not in hidden})  # fmt: skip
   missing = [
