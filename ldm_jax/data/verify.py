@@ -21,18 +21,7 @@ from ldm_jax.data.examples import Read
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.types import UserError
 
-_SOURCE = flags.DEFINE_string(
-  'source', 'folder', 'Where images come from: folder, scenes or tfds:NAME.'
-)
-_PATH = flags.DEFINE_string('path', '', 'The folder; with all its splits.')
-_SPLIT = flags.DEFINE_string('split', 'train', 'The split of tfds:NAME.')
-_TFDS_DATA_DIR = flags.DEFINE_string(
-  'tfds_data_dir', '', "Where TFDS prepared it; default: TFDS's own."
-)
-_SIZE = flags.DEFINE_integer(
-  'size', 1, 'data.size of the run: smaller images are reported.'
-)
-_OUT = flags.DEFINE_string('out', '', 'A new file that lists what is bad.')
+FLAGS = flags.FLAGS
 
 # Bad images that the report names; --out has them all.
 _NAMED = 20
@@ -120,23 +109,33 @@ def _show_progress(done: int, total: int) -> None:
     print(f'\r{done} of {total}', end='\n' * (done == total), file=sys.stderr)
 
 
+def define_flags() -> None:
+  """Not on import: other scripts have flags of the same names."""
+  flags.DEFINE_string('source', 'folder', 'folder, scenes or tfds:NAME.')
+  flags.DEFINE_string('path', '', 'The folder, with all its splits.')
+  flags.DEFINE_string('split', 'train', 'The split, except of a folder.')
+  flags.DEFINE_string('tfds_data_dir', '', "Default: TFDS's own.")
+  flags.DEFINE_integer('size', 1, 'data.size; smaller images are reported.')
+  flags.DEFINE_string('out', '', 'A new file that lists what is bad.')
+
+
 def _run() -> int:
-  if _OUT.value and os.path.exists(_OUT.value):
-    raise UserError(f'--out={_OUT.value} exists; name a new file.')
+  if FLAGS.out and os.path.exists(FLAGS.out):
+    raise UserError(f'--out={FLAGS.out} exists; name a new file.')
   spec = DataSpec(
-    source=_SOURCE.value,
-    size=_SIZE.value,
-    path=_PATH.value,
-    tfds_data_dir=_TFDS_DATA_DIR.value,
+    source=FLAGS.source,
+    size=FLAGS.size,
+    path=FLAGS.path,
+    tfds_data_dir=FLAGS.tfds_data_dir,
   )
   if spec.source == 'folder':
     source = folder.read_folder(spec.path)
   else:
-    source = sources.open_source(spec, _SPLIT.value)
+    source = sources.open_source(spec, FLAGS.split)
   report = verify(source, spec, _show_progress)
   print(report)
-  if _OUT.value:
-    write_bad(_OUT.value, report)
+  if FLAGS.out:
+    write_bad(FLAGS.out, report)
   return int(bool(report.bad))
 
 
@@ -161,4 +160,5 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == '__main__':
+  define_flags()
   app.run(main, flags_parser=_parse_flags)
