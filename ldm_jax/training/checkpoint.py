@@ -211,6 +211,7 @@ class Checkpoints:
     """Copies to the host; orbax writes the arrays from its own threads."""
     if self._orbax is None:
       self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+    items_lib.prefetch(named)
     args = {
       name: ocp.args.StandardSave(items_lib.nested(stored))
       for name, leaves in named.items()

@@ -76,6 +76,16 @@ def host_shards(leaf: Any) -> list[tuple[np.ndarray, tuple[slice, ...]]]:
   return [(np.array(leaf), (slice(0, None),) * np.ndim(leaf))]
 
 
+def prefetch(named: Mapping[str, Mapping[str, Any]]) -> None:
+  """Starts all the copies that host_shards will wait for, one by one."""
+  for leaves in named.values():
+    for leaf in leaves.values():
+      if isinstance(leaf, jax.Array):
+        for shard in leaf.addressable_shards:
+          if shard.replica_id == 0:
+            shard.data.copy_to_host_async()
+
+
 def describe(
   leaf: Any, parts: Sequence[tuple[np.ndarray, tuple[slice, ...]]]
 ) -> dict[str, Any]:

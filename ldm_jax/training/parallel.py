@@ -5,6 +5,7 @@ are split over `fsdp` and repeated over `data`. The same program runs on one
 device, eight, and many hosts.
 """
 
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -205,7 +206,8 @@ def initialize() -> bool:
   except Exception as error:
     raise UserError(
       f'This process was started as one of several ({how}), but joining the '
-      f'others failed: {error}'
+      f'others failed: {error}. JAX_COORDINATOR_ADDRESS (host:port of process '
+      '0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it without a launcher.'
     ) from error
   logging.info(
     'Process %d of %d (%s): %d devices here, %d in all.',
@@ -268,7 +270,8 @@ def _on_tpu_pod(env: Mapping[str, str]) -> bool:
   hosts = env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES')
   if env.get('MEGASCALE_COORDINATOR_ADDRESS') or (hosts and ',' in hosts):
     return True
-  return not hosts and os.path.exists('/dev/accel0')
+  chips = os.path.exists('/dev/accel0') or os.path.exists('/dev/vfio/0')
+  return not hosts and chips and importlib.util.find_spec('libtpu') is not None
 
 
 def fetch(x: jax.Array) -> np.ndarray:
