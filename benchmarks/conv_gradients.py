@@ -1,0 +1,148 @@
+"""How fast a convolution and both its gradients are on this device.
+
+  python -m benchmarks.conv_gradients [--rounds=15]
+
+Three variants, interleaved, on one shape at a time: lax's convolution under
+JAX's default options, the same under `cpu_compiler_options`, and `conv2d` under
+them. Times are medians; a ratio is the median of the rounds' own ratios, so
+that a slow spell of the machine hits both sides. Busy time is that of all
+threads together: where it equals the time on the wall, one thread did the work.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import statistics
+import time
+
+import jax
+import jaxlib
+import numpy as np
+from absl import app, flags
+
+from ldm_jax.nn.conv import conv2d, cpu_compiler_options
+
+ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed rounds per shape.', 1)
+RESULTS = pathlib.Path(__file__).parent / 'results'
+
+# B, H (= W), ci, co; 3x3, stride 1, padding 1.
+SHAPES = (
+  (64, 32, 3, 32),
+  (64, 32, 32, 32),
+  (64, 16, 32, 64),
+  (64, 16, 64, 64),
+  (64, 8, 4, 64),
+  (64, 8, 64, 64),
+  (64, 8, 128, 128),
+  (64, 4, 128, 128),
+  (64, 4, 256, 256),
+  (4, 32, 192, 192),
+  (1, 128, 128, 128),
+  (1, 64, 224, 224),
+  (1, 64, 448, 224),
+  (1, 32, 448, 448),
+  (1, 16, 672, 672),
+  (1, 8, 896, 896),
+)
+
+
+def lax_conv(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (1, 1),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def forward_and_backward(conv):
+  def run(x, kernel, dy):
+    y, vjp = jax.vjp(conv, x, kernel)
+    return y, vjp(dy)
+
+  return run
+
+
+def measure(shape, rounds):
+  """Milliseconds on the wall, and busy, of each round: {name: [rounds 2]}."""
+  batch, size, ci, co = shape
+  rng = np.random.default_rng(0)
+  draw = lambda *s: jax.numpy.asarray(rng.normal(size=s), 'float32')
+  args = (
+    draw(batch, size, size, ci),
+    draw(3, 3, ci, co),
+    draw(batch, size, size, co),
+  )
+  options = cpu_compiler_options()
+  compiled = {
+    name: jax.jit(forward_and_backward(conv)).lower(*args).compile(options)
+    for name, conv, options in (
+      ('default', lax_conv, {}),
+      ('options', lax_conv, options),
+      ('conv2d', conv2d, options),
+    )
+  }
+  times = {name: [] for name in compiled}
+  for _ in range(rounds + 2):
+    for name, run in compiled.items():
+      start = time.perf_counter(), time.process_time()
+      jax.block_until_ready(run(*args))
+      end = time.perf_counter(), time.process_time()
+      times[name].append(
+        [1e3 * (b - a) for a, b in zip(start, end, strict=True)]
+      )
+  return {name: t[2:] for name, t in times.items()}  # Two rounds warm up.
+
+
+def summarize(shape, times):
+  """The shape's row: medians in milliseconds, and paired speed-ups."""
+  speed_up = lambda name: statistics.median(
+    a[0] / b[0] for a, b in zip(times['default'], times[name], strict=True)
+  )
+  median = lambda rounds, kind: statistics.median(r[kind] for r in rounds)
+  return {
+    'shape': shape,
+    'ms': {name: median(t, 0) for name, t in times.items()},
+    'busy_ms': {name: median(t, 1) for name, t in times.items()},
+    'fastest_ms': {name: min(t)[0] for name, t in times.items()},
+    'speed_up': {name: speed_up(name) for name in ('options', 'conv2d')},
+  }
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
+  print('Milliseconds (busy milliseconds of all threads):')
+  print('| B, H = W, ci -> co | default | options | conv2d | speed-up |')
+  print('|---|---|---|---|---|')
+  rows = []
+  for shape in SHAPES:
+    row = summarize(shape, measure(shape, ROUNDS.value))
+    rows.append(row)
+    batch, size, ci, co = shape
+    ms = ' | '.join(
+      f'{row["ms"][name]:.1f} ({row["busy_ms"][name]:.1f})'
+      for name in row['ms']
+    )
+    ratio = row['speed_up']['conv2d']
+    print(f'| {batch}, {size}, {ci} -> {co} | {ms} | {ratio:.2f} |', flush=True)
+  now = datetime.datetime.now(datetime.UTC)
+  report = {
+    'date': now.isoformat(timespec='seconds'),
+    'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__},
+    'device': f'{jax.devices()[0].device_kind} x {os.cpu_count()}',
+    'load_average': os.getloadavg(),
+    'compiler_options': cpu_compiler_options(),
+    'rounds': ROUNDS.value,
+    'rows': rows,
+  }
+  RESULTS.mkdir(exist_ok=True)
+  path = RESULTS / f'conv_gradients_{now:%Y%m%d_%H%M%S}.json'
+  path.write_text(json.dumps(report, indent=1) + '\n')
+  print(f'written: {path}')
+
+
+if __name__ == '__main__':
+  app.run(main)

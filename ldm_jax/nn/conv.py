@@ -1,0 +1,130 @@
+"""The convolution, and what makes its gradients fast on a CPU.
+
+Accelerators and XLA's CPU compiler both do well with
+`jax.lax.conv_general_dilated`, with two exceptions on the CPU, measured by
+`benchmarks/conv_gradients.py`:
+
+1. jaxlib 0.10 hands float32 convolutions to YNNPACK, which runs many of them
+   on one thread, where Eigen, which it displaced, uses them all. A jitted
+   function gets Eigen back through
+   `jax.jit(f, compiler_options=cpu_compiler_options())`.
+2. The weight gradient is a convolution whose input features are the batch. A
+   batch of one leaves its matrix products one deep; `_kernel_grad_by_rows`
+   folds the image's rows into that dimension. From a batch of two on, XLA's
+   own gradient is as fast or faster, so nothing is done there.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.types import Array
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv2d(
+  x: Array,
+  kernel: Array,
+  stride: int = 1,
+  padding: Padding = ((1, 1), (1, 1)),
+) -> Array:
+  """Cross-correlation: x [B H W ci], kernel [k k ci co] -> [B H' W' co].
+
+  Where the second exception applies it has a custom reverse-mode rule, and
+  forward mode (`jax.jvp`) is refused there, as by any `jax.custom_vjp`.
+  """
+  if _rows_are_faster(x.shape, kernel.shape, stride):
+    return _conv_one_image(x, kernel, padding)
+  return _conv(x, kernel, stride, padding)
+
+
+@functools.cache
+def cpu_compiler_options() -> dict[str, str]:
+  """Options for `jax.jit` under which a CPU convolves with Eigen's kernels.
+
+  Empty on other platforms, and where this jaxlib does not know the option.
+  """
+  if jax.default_backend() != 'cpu':
+    return {}
+  # What YNNPACK gets in jaxlib 0.10.2, without INDIVIDUAL_CONVOLUTION.
+  kept = ('INDIVIDUAL_DOT', 'REDUCE')
+  options = {
+    'xla_cpu_experimental_ynn_fusion_type': ','.join(
+      f'LIBRARY_FUSION_TYPE_{kind}' for kind in kept
+    )
+  }
+  try:
+    jax.jit(lambda: 0.0, compiler_options=options)()
+  except jax.errors.JaxRuntimeError:
+    return {}
+  return options
+
+
+def _rows_are_faster(x_shape, kernel_shape, stride) -> bool:
+  """Whether to differentiate one image's convolution by rows.
+
+  Decided while tracing, so that no other platform ever sees the custom rule.
+  """
+  k, _, ci, co = kernel_shape
+  return (
+    x_shape[0] == 1
+    and stride == 1
+    and k > 1
+    and min(ci, co) >= 128
+    and jax.default_backend() == 'cpu'
+  )
+
+
+def _conv(x, kernel, stride, padding):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_one_image(x, kernel, padding):
+  return _conv(x, kernel, 1, padding)
+
+
+def _conv_one_image_forward(x, kernel, padding):
+  return _conv(x, kernel, 1, padding), (x, kernel)
+
+
+def _conv_one_image_backward(padding, residuals, dy):
+  x, kernel = residuals
+  _, input_grad = jax.vjp(lambda x: _conv(x, kernel, 1, padding), x)
+  dkernel = _kernel_grad_by_rows(x, dy, kernel.shape[0], padding)
+  return *input_grad(dy), dkernel
+
+
+_conv_one_image.defvjp(_conv_one_image_forward, _conv_one_image_backward)
+
+
+def _kernel_grad_by_rows(x, dy, k, padding):
+  """x [B H W ci], dy [B H' W' co] -> [k k ci co], one kernel row at a time.
+
+  Row i is a 1-D convolution along W of x, shifted by i rows, with dy; ci is
+  its batch, co its output features, and what it sums over is (H', B).
+  """
+  rows = dy.shape[1]
+  x = jnp.pad(x, ((0, 0), padding[0], (0, 0), (0, 0)))
+  flat = lambda a: a.reshape(-1, *a.shape[2:])  # [H' B W c] -> [H'B W c]
+  x, dy = x.transpose(1, 0, 2, 3), flat(dy.transpose(1, 0, 2, 3))
+  return jnp.stack(
+    [
+      jax.lax.conv_general_dilated(
+        flat(x[i : i + rows]),
+        dy,
+        (1,),
+        padding[1:],
+        dimension_numbers=('CHN', 'IHO', 'HNC'),
+      )
+      for i in range(k)
+    ]
+  )

@@ -1,0 +1,168 @@
+"""conv2d is lax's convolution, gradients too, whatever formulation it picks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from ldm_jax.nn import conv
+
+ONE = ((1, 1), (1, 1))
+RIGHT = ((0, 1), (0, 1))
+on_cpu = pytest.mark.skipif(
+  jax.default_backend() != 'cpu', reason='the fast path is for CPUs'
+)
+
+
+def lax_conv(x, kernel, stride=1, padding=ONE):
+  return jax.lax.conv_general_dilated(
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def draw(x_shape, k, features, dtype=jnp.float32):
+  x_rng, kernel_rng = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(x_rng, x_shape, dtype)
+  kernel_shape = (k, k, x_shape[-1], features)
+  return x, jax.random.normal(kernel_rng, kernel_shape, dtype) / 10
+
+
+def value_and_gradients(conv2d, x, kernel, *args):
+  """y, dx and dkernel for an output gradient that varies everywhere."""
+
+  def run(x, kernel):
+    y, vjp = jax.vjp(lambda x, kernel: conv2d(x, kernel, *args), x, kernel)
+    return y, *vjp(jnp.sin(jnp.arange(y.size)).reshape(y.shape).astype(y.dtype))
+
+  return jax.jit(run)(x, kernel)
+
+
+def assert_same(one, other, rtol=1e-5):
+  for a, b in zip(one, other, strict=True):
+    assert a.dtype == b.dtype
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+  'shape, k, features, stride, padding',
+  [
+    ((1, 8, 8, 192), 3, 192, 1, ONE),
+    ((1, 5, 9, 192), 3, 200, 1, ((0, 2), (2, 1))),
+    ((1, 3, 3, 192), 3, 192, 1, ((0, 0), (0, 0))),
+    ((1, 1, 1, 192), 3, 192, 1, ONE),
+    ((1, 6, 6, 192), 5, 192, 1, ((2, 2), (2, 2))),
+    ((1, 8, 8, 192), 3, 192, 2, RIGHT),
+    ((1, 8, 8, 192), 1, 192, 1, ((0, 0), (0, 0))),
+    ((2, 8, 8, 192), 3, 192, 1, ONE),
+    ((2, 9, 8, 8), 3, 16, 2, ONE),
+    ((2, 8, 8, 8), 3, 16, 2, RIGHT),
+  ],
+)
+def test_equals_lax(shape, k, features, stride, padding):
+  x, kernel = draw(shape, k, features)
+  assert_same(
+    value_and_gradients(conv.conv2d, x, kernel, stride, padding),
+    value_and_gradients(lax_conv, x, kernel, stride, padding),
+  )
+
+
+def test_equals_lax_in_bfloat16():
+  x, kernel = draw((1, 8, 8, 192), 3, 192, jnp.bfloat16)
+  assert_same(
+    value_and_gradients(conv.conv2d, x, kernel),
+    value_and_gradients(lax_conv, x, kernel),
+    rtol=2e-2,
+  )
+
+
+@pytest.mark.parametrize('batch', [2, 5])
+def test_row_formulation_holds_for_any_batch(batch):
+  x, kernel = draw((batch, 6, 7, 4), 3, 8)
+  y, vjp = jax.vjp(lambda kernel: lax_conv(x, kernel), kernel)
+  by_rows = conv._kernel_grad_by_rows(x, jnp.cos(y), 3, ONE)
+  assert_same([by_rows], vjp(jnp.cos(y)))
+
+
+@on_cpu
+def test_only_wide_single_images_take_the_row_formulation():
+  jaxpr = lambda *args: str(jax.make_jaxpr(conv.conv2d)(*draw(*args)))
+  assert 'custom_vjp' in jaxpr((1, 8, 8, 192), 3, 192)
+  assert 'custom_vjp' not in jaxpr((2, 8, 8, 192), 3, 192)
+  assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 3, 16)
+  assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 1, 192)
+
+
+def test_other_platforms_get_the_plain_convolution(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  x, kernel = draw((1, 8, 8, 192), 3, 192)
+  # Forward mode is refused wherever the custom rule is.
+  jax.jvp(conv.conv2d, (x, kernel), (x, kernel))
+
+
+def test_remat_and_vmap_change_nothing():
+  x, kernel = draw((3, 1, 6, 6, 192), 3, 192)
+  loss = lambda conv2d: (
+    lambda kernel: jnp.sum(jax.vmap(lambda x: conv2d(x, kernel))(x) ** 2)
+  )
+  expected = jax.grad(loss(lax_conv))(kernel)
+  assert_same([jax.grad(loss(jax.remat(conv.conv2d)))(kernel)], [expected])
+
+
+def test_second_derivative():
+  x, kernel = draw((1, 4, 4, 192), 3, 192)
+
+  def penalty(conv2d):
+    slope = jax.grad(lambda kernel: jnp.sum(conv2d(x, kernel) ** 3))
+    return jax.grad(lambda kernel: jnp.sum(slope(kernel) ** 2))(kernel)
+
+  assert_same([penalty(conv.conv2d)], [penalty(lax_conv)], rtol=1e-4)
+
+
+@pytest.mark.parametrize('batch', [1, 16])
+def test_sharded_batch_or_kernel(batch):
+  count = jax.device_count() if batch % jax.device_count() == 0 else 1
+  mesh = jax.make_mesh((count,), ('data',), axis_types=(AxisType.Auto,))
+  place = lambda a, *axes: jax.device_put(
+    a, NamedSharding(mesh, PartitionSpec(*axes))
+  )
+  x, kernel = draw((batch, 8, 8, 192), 3, 192)
+  assert_same(
+    value_and_gradients(
+      conv.conv2d, place(x, 'data'), place(kernel, None, None, None, 'data')
+    ),
+    value_and_gradients(lax_conv, x, kernel),
+  )
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
+def test_exports_as_one_plain_convolution(platform):
+  exported = jax.export.export(jax.jit(conv.conv2d), platforms=(platform,))
+  program = exported(*draw((1, 8, 8, 192), 3, 192)).mlir_module()
+  assert program.count('stablehlo.convolution(') == 1
+  assert 'custom_call' not in program
+
+
+def test_compiler_options_keep_the_results():
+  x, kernel = draw((8, 8, 8, 32), 3, 32)
+  run = lambda **kw: jax.jit(lax_conv, **kw)(x, kernel)
+  options = conv.cpu_compiler_options()
+  assert_same([run(compiler_options=options)], [run()])
+
+
+def test_compiler_options_are_empty_off_the_cpu(monkeypatch):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert conv.cpu_compiler_options.__wrapped__() == {}
+
+
+def test_compiler_options_that_jaxlib_rejects_are_left_out(monkeypatch):
+  def refuse(f, compiler_options):
+    raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: no such option')
+
+  monkeypatch.setattr(jax, 'jit', refuse)
+  assert conv.cpu_compiler_options.__wrapped__() == {}
