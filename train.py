@@ -22,6 +22,7 @@ import ldm_jax
 from ldm_jax import build, cli
 from ldm_jax.data import pipeline as data
 from ldm_jax.data import sources
+from ldm_jax.nn.conv import cpu_compiler_options
 from ldm_jax.pipeline import LatentDiffusionPipeline, to_uint8
 from ldm_jax.training import (
     checkpoint,
@@ -57,6 +58,7 @@ class Run:
         self.training.step,
         donate_argnums=0,
         out_shardings=(self.shardings, None),
+        compiler_options=cpu_compiler_options(),
     )
 
   def stream(self, start: int, quarantine_dir: str = '') -> data.Stream:
@@ -218,7 +220,8 @@ class Shown:
         'ema': state.ema,
     }
     spec = dataclasses.asdict(self.parts.sampling)
-    inputs = {k: v for k, v in self.batch.items() if k != 'image'}
+    blank = self.parts.prepare.blank(self.parts.data.size)
+    inputs = {k: self.batch[k] for k in blank}
     images = self.pipeline.sample(**spec, **inputs)
     return 'samples', images, int(np.ceil(len(images) ** 0.5)), {}
 

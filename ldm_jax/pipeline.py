@@ -242,7 +242,7 @@ class LatentDiffusionPipeline:
     if num < 1 or batch_size < 1:
       raise UserError(f'num={num} and batch_size={batch_size}: at least 1.')
     inputs = self._inputs(num, task_inputs)
-    shape = self.parts.latent_shape_of(*(size or (self.parts.data.size,) * 2))
+    shape = self.parts.latent_shape_of(*self._size(size, inputs))
     rows = self.tabulate(steps, sampler, eta, spacing)
     devices = self.mesh.size
     # Full batches of one shape: one program, and every device has work.
@@ -262,7 +262,13 @@ class LatentDiffusionPipeline:
           shape=shape,
           guided=guidance != 1.0,
       )
-      yield parallel.fetch(images)[: num - start]
+      images = parallel.fetch(images)[: num - start]
+      if hasattr(self.parts.prepare, 'finish'):
+        chosen = chosen[: len(images)]
+        images = self.parts.prepare.finish(
+            images, {k: v[chosen] for k, v in inputs.items()}
+        )
+      yield images
 
   def tabulate(
       self, steps: int, sampler: str, eta: float, spacing: str
@@ -373,10 +379,23 @@ class LatentDiffusionPipeline:
     batch = {ALIASES.get(k, k): v for k, v in batch.items()}
     return self._place(self.parts.prepare.arrays(batch))
 
+  def _size(self, size: tuple[int, int] | None, inputs) -> tuple[int, int]:
+    """(height, width) to draw: the inputs', the user's, or that of training."""
+    if not hasattr(self.parts.prepare, 'size_of'):
+      return size or (self.parts.data.size,) * 2
+    given = tuple(self.parts.prepare.size_of(inputs))
+    if size not in (None, given):
+      raise UserError(
+          f'size={size[0]}x{size[1]}, but the inputs are for images of '
+          f'{given[0]}x{given[1]}; leave size out.'
+      )
+    return given
+
   def _inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs as numpy arrays of `num` rows."""
     given = {ALIASES.get(k, k): v for k, v in given.items()}
-    known = {*self.parts.prepare.needs, *self.parts.prepare.blank()}
+    blank = self.parts.prepare.blank(self.parts.data.size)
+    known = {*self.parts.prepare.needs, *blank}
     unknown = [k for k in given if k not in known]
     if unknown:
       raise UserError(
@@ -384,7 +403,6 @@ class LatentDiffusionPipeline:
           f'{self.config.task["name"]!r}; it takes: '
           f'{", ".join(sorted(known)) or "none"}.'
       )
-    blank = self.parts.prepare.blank()
     arrays = self.parts.prepare.arrays(given)
     rows = {'batch': np.zeros(num)}  # Something to count examples by.
     for key, value in arrays.items():

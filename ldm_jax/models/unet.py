@@ -131,7 +131,7 @@ class UNet(nn.Module):
         return res(x, x.shape[-1], name, 'up')
       return Upsample(dtype=self.dtype, name=name)(x)
 
-    x = z if cond.concat is None else jnp.concatenate([z, cond.concat], -1)
+    x = z if cond.concat is None else join(z, cond.concat)
     x = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
     skips = [x]
     last = len(self.multipliers) - 1
@@ -156,7 +156,8 @@ class UNet(nn.Module):
         x = up(x, f'up_{level}_upsample')
     assert not skips
 
-    x = nn.silu(GroupNorm(name='norm_out', **shared)(x))
+    norm = GroupNorm(self.norm_groups, dtype=self.dtype, name='norm_out')
+    x = nn.silu(norm(x))
     x = Conv(
       self.out_channels,
       kernel_init=nn.initializers.zeros,
@@ -164,3 +165,15 @@ class UNet(nn.Module):
       name='conv_out',
     )(x)
     return x.astype(jnp.float32)
+
+
+def join(z: Array, concat: Array) -> Array:
+  """z_t [B h w c] and the condition [B h w k] -> [B h w c + k]."""
+  if z.shape[:3] != concat.shape[:3]:
+    (h, w), (concat_h, concat_w) = z.shape[1:3], concat.shape[1:3]
+    raise UserError(
+      f'The condition is {concat_h}x{concat_w} for a latent of {h}x{w}, which'
+      ' it is joined to; they must be the same. Look at task and '
+      'first_stage.multipliers.'
+    )
+  return jnp.concatenate([z, concat], -1)

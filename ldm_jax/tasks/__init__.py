@@ -2,14 +2,26 @@
 
 A task is two things. Its Prepare (a dataclass; data workers run it) says what
 an example needs, makes it, turns a user's inputs into arrays, and shows a
-blank condition (its shapes, for initialisation). Its conditioner (a Linen module) says what the U-Net is told, and what it is told
-when the condition is dropped. A config's `task` section holds the fields of
-both.
+blank condition (its shapes, for initialisation). It may say the size of the
+images that inputs ask for (`size_of`), and have the last word on drawn images
+(`finish`). Its conditioner (a Linen module) says what the U-Net is told, and
+what it is told when the condition is dropped. A config's `task` section holds
+the fields of both.
 """
 
 from typing import NamedTuple
 
-from ldm_jax.tasks import class_label, text, unconditional
+from ldm_jax.tasks import (
+  class_label,
+  clip_text,
+  inpainting,
+  inpainting_text,
+  layout,
+  semantic,
+  super_resolution,
+  text,
+  unconditional,
+)
 
 
 class Task(NamedTuple):
@@ -18,7 +30,17 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    'class_label': Task(class_label.ClassLabel, class_label.Prepare),
-    'text': Task(text.Text, text.Prepare),
-    'unconditional': Task(unconditional.Unconditional, unconditional.Prepare),
+  'class_label': Task(class_label.ClassLabel, class_label.Prepare),
+  'clip_text': Task(clip_text.ClipText, clip_text.Prepare),
+  'inpainting': Task(inpainting.Inpainting, inpainting.Prepare),
+  'inpainting_text': Task(
+    inpainting_text.InpaintingText, inpainting_text.Prepare
+  ),
+  'layout': Task(layout.Layout, layout.Prepare),
+  'semantic': Task(semantic.Semantic, semantic.Prepare),
+  'super_resolution': Task(
+    super_resolution.SuperResolution, super_resolution.Prepare
+  ),
+  'text': Task(text.Text, text.Prepare),
+  'unconditional': Task(unconditional.Unconditional, unconditional.Prepare),
 }

@@ -36,7 +36,8 @@ class Prepare:
       )
     return {'label': label}
 
-  def blank(self) -> dict:
+  def blank(self, size: int) -> dict:
+    del size
     return {'label': np.int32(0)}
 
 

@@ -58,7 +58,8 @@ class Prepare:
       raise UserError('This run draws from text: give a prompt or tokens.')
     return {'tokens': self.tokenize(inputs['text'])}
 
-  def blank(self) -> dict:
+  def blank(self, size: int) -> dict:
+    del size
     return {'tokens': np.zeros(self.length, np.int32)}
 
 

@@ -22,7 +22,8 @@ class Prepare:
     del inputs
     return {}
 
-  def blank(self) -> dict:
+  def blank(self, size: int) -> dict:
+    del size
     return {}
 
 

@@ -1,0 +1,157 @@
+"""Layout to image: a transformer reads boxes (Sec. 4.3.1, App. E.2.1)."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ldm_jax.data import inputs
+from ldm_jax.data.box_tokens import WHOLE, BoxTokens
+from ldm_jax.nn.transformer import TokenTransformer
+from ldm_jax.types import Batch, Conditioning, UserError
+
+NO_LABEL = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+  """Keeps the image and its boxes' tokens, in random order.
+
+  `num_classes` bounds the classes where it is set. `crop_tokens` ends the
+  tokens with the crop's corners.
+  """
+
+  vocab_size: int = 8192
+  length: int = 92
+  crop_tokens: bool = True
+  num_classes: int = 0  # 0: as many as the vocabulary has ids
+
+  needs = ('boxes', 'box_labels')
+
+  @functools.cached_property
+  def tokens(self) -> BoxTokens:
+    return BoxTokens(self.vocab_size, self.length, self.crop_tokens)
+
+  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    boxes, labels = self._checked(example['boxes'], example['box_labels'])
+    crop = np.asarray(example.get('crop', WHOLE), np.float64)
+    # Boxes are told in the whole image, of which the crop is shown.
+    corner, extent = crop[:2], crop[2:] - crop[:2]
+    boxes = (boxes.reshape(-1, 2, 2) * extent + corner).reshape(-1, 4)
+    # The first ones, as released; then in random order.
+    count = min(len(labels), self.tokens.max_objects)
+    order = rng.permutation(count)
+    tokens = self.tokens.encode(boxes[order], labels[order], crop)
+    return {'image': example['image'], 'tokens': tokens}
+
+  def arrays(self, given: dict) -> dict:
+    """boxes and box_labels, or tokens -> tokens [(B) L] int32.
+
+    boxes [(B) N 4] as x0 y0 x1 y1 in [0, 1] and box_labels [(B) N]; negative
+    labels are padding. A batch may be a list of unequal lengths.
+    """
+    if 'tokens' in given:
+      return {'tokens': self._checked_tokens(given['tokens'])}
+    for key in self.needs:
+      if key not in given:
+        raise UserError(f'This run draws from boxes: {key} is missing.')
+    boxes, labels = given['boxes'], given['box_labels']
+    if _depth(labels) < 2:
+      return {'tokens': self.tokens.encode(*self._checked(boxes, labels))}
+    if len(boxes) != len(labels):
+      raise UserError(
+        f'{len(boxes)} lists of boxes and {len(labels)} of box_labels.'
+      )
+    pairs = (self._checked(*pair) for pair in zip(boxes, labels))
+    return {'tokens': np.stack([self.tokens.encode(*pair) for pair in pairs])}
+
+  def blank(self, size: int) -> dict:
+    del size
+    return {'tokens': np.zeros(self.length, np.int32)}
+
+  def _checked(self, boxes, labels) -> tuple[np.ndarray, np.ndarray]:
+    """One image's boxes float64 [N 4] and labels int32 [N]; or UserError."""
+    labels = inputs.integers('box_labels', labels, '[N]').reshape(-1)
+    boxes = np.asarray(boxes, np.float64)
+    if boxes.size != 4 * len(labels) or (boxes.size and boxes.shape[-1] != 4):
+      raise UserError(
+        f'boxes {list(boxes.shape)} for {len(labels)} box_labels; they must be'
+        ' [N 4].'
+      )
+    boxes = boxes.reshape(-1, 4)
+    real = labels >= 0
+    wrong = real & ~(
+      (boxes >= 0).all(1)
+      & (boxes <= 1).all(1)
+      & (boxes[:, :2] <= boxes[:, 2:]).all(1)
+    )
+    if wrong.any():
+      box = ' '.join(f'{x:.4g}' for x in boxes[wrong][0])
+      raise UserError(
+        f'The box {box} is outside the image or turned over; a box is x0 y0 x1'
+        ' y1 in [0, 1] with x0 <= x1 and y0 <= y1.'
+      )
+    highest = (self.num_classes or self.tokens.pad) - 1
+    if (labels > highest).any():
+      raise UserError(
+        f'box_labels holds {labels.max()}; the classes are 0 to {highest}.'
+      )
+    return boxes, labels
+
+  def _checked_tokens(self, tokens) -> np.ndarray:
+    tokens = inputs.integers('tokens', tokens, '[(B) L]')
+    outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
+    if tokens.shape[-1] > self.length or outside.size:
+      raise UserError(
+        f'tokens {list(tokens.shape)} must be at most {self.length} long with '
+        f'ids 0 to {self.vocab_size - 1}.'
+      )
+    return tokens
+
+
+def _depth(nested) -> int:
+  """Dimensions of an array, or of lists of unequal lengths."""
+  if isinstance(nested, (list, tuple)):
+    return 1 + max((_depth(item) for item in nested), default=0)
+  return np.ndim(nested)
+
+
+class Layout(nn.Module):
+  """tokens [B L] -> context [B L width]; the null is padding throughout.
+
+  An empty layout is not the null: it still tells the crop.
+  """
+
+  width: int
+  depth: int
+  vocab_size: int = 8192
+  length: int = 92
+  num_heads: int = 8
+  head_width: int = 64
+  dropout: float = 0.0
+  attention_backend: str | None = None
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
+    del encode
+    transformer = TokenTransformer(
+      self.vocab_size,
+      self.length,
+      self.width,
+      self.depth,
+      self.num_heads,
+      self.head_width,
+      self.dropout,
+      self.attention_backend,
+      self.dtype,
+      name='transformer',
+    )
+    return Conditioning(context=transformer(batch['tokens'], train))
+
+  def null(self, batch: Batch) -> Batch:
+    pads = jnp.full_like(batch['tokens'], self.vocab_size - 1)
+    return {**batch, 'tokens': pads}
