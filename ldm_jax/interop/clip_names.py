@@ -10,6 +10,11 @@ import numpy as np
 
 from ldm_jax.interop.names import Row, dense, embedding, norm
 
+# OpenAI's ViT-L/14, which Stable Diffusion 1.x names.
+DEFAULTS = {
+  'vocab_size': 49408, 'length': 77, 'width': 768, 'depth': 12,
+  'num_heads': 12, 'ffn_width': 0,
+}  # fmt: skip
 POSITION_IDS = 'text_model.embeddings.position_ids'  # A buffer of older files.
 
 
@@ -17,6 +22,7 @@ def text_encoder(
   task: Mapping, prefix: str = '', ours: str = 'model/conditioner/transformer'
 ) -> list[Row]:
   """The rows of a CLIPTextModel with the sizes of a `task` section."""
+  task = {**DEFAULTS, **task}
   width, root = task['width'], f'{prefix}text_model'
   table = f'{root}.embeddings'
   rows = embedding(
@@ -25,7 +31,7 @@ def text_encoder(
   rows += embedding(
     f'{ours}/positions', f'{table}.position_embedding', task['length'], width
   )
-  inner = task.get('ffn_width') or 4 * width
+  inner = task['ffn_width'] or 4 * width
   for i in range(task['depth']):
     here, there = f'{ours}/layer_{i}', f'{root}.encoder.layers.{i}'
     rows += norm(f'{here}_norm1', f'{there}.layer_norm1', width)

@@ -5,7 +5,6 @@ output head, the losses' networks) is carried along as it is, so that an
 export gives back the tensors that came in.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from ldm_jax.interop import (
   names,
 )
 from ldm_jax.interop.compvis_config import Read
+from ldm_jax.interop.imported import Imported
 from ldm_jax.types import UserError
 
 Tensors = Mapping[str, np.ndarray]
@@ -25,33 +25,10 @@ Tensors = Mapping[str, np.ndarray]
 EMA_STATE = ('model_ema.decay', 'model_ema.num_updates')
 CLIP = 'cond_stage_model.transformer.'
 POSITION_IDS = CLIP + clip_names.POSITION_IDS
-# The one that Stable Diffusion 1.x names: openai/clip-vit-large-patch14.
-CLIP_L = {
-  'vocab_size': 49408, 'length': 77, 'width': 768, 'depth': 12,
-  'num_heads': 12,
-}  # fmt: skip
 # Carried where they are: the networks and scalars that losses keep.
 CARRIED = ('loss.', 'first_stage_model.loss.')
 # Left out: a sampler's buffers, saved with the model by accident.
 STRAYS = ('ddim_', 'model.model_ema', 'lvlb_weights')
-
-
-@dataclasses.dataclass(frozen=True)
-class Imported:
-  """What a workdir is made of.
-
-  Attributes:
-    config: the sections that the source decides.
-    items: float32 trees 'model', 'ema', 'first_stage' (or the last alone), and
-      'carried': what only an export reads.
-    meta: scale_factor, use_ema, and `source` for the export.
-    notes: what the user should know, a sentence each.
-  """
-
-  config: dict[str, Any]
-  items: dict[str, Any]
-  meta: dict[str, Any]
-  notes: list[str]
 
 
 def read_state(
@@ -60,7 +37,7 @@ def read_state(
   *,
   path: str = 'the checkpoint',
   use_ema: bool | None = None,
-  initial: Callable[[], Mapping] | None = None,
+  initial: Callable[[dict], Mapping] | None = None,
 ) -> Imported:
   """The release's state_dict as a workdir's items.
 
@@ -69,7 +46,8 @@ def read_state(
     read: its config.
     path: for messages.
     use_ema: which weights sample; unset, as the config says.
-    initial: gives trees with a value for what the file lacks (lenient).
+    initial: of our config, trees with a value for what the file lacks; given,
+      what fits is loaded (lenient).
 
   Raises:
     UserError: naming everything that is missing, unexpected, misshapen or not
@@ -87,21 +65,15 @@ def read_state(
   kept = {k: v for k, v in tensors.items() if k not in rest}
   mismatch = names.compare(rows, kept)
   mismatch.misshapen.extend(_unlike_copies(copies, tensors))
-  if mismatch:
-    if initial is None:
-      raise UserError(
-        f'{path} does not fit its config. {mismatch}. --lenient imports '
-        'what fits.'
-      )
-    notes.append(f'Left untouched: {mismatch}.')
-    kept = _fitting(rows, kept)
-  items = names.to_ours(rows, kept)
-  if initial is not None:
-    share = sum(np.prod(r.shape) for r in rows if r.theirs in kept) / sum(
-      np.prod(row.shape) for row in rows
+  if mismatch and initial is None:
+    raise UserError(
+      f'{path} does not fit its config. {mismatch}. --lenient imports what '
+      'fits.'
     )
-    notes.append(f'{share:.2%} of the parameters were loaded.')
-    items = _overlay(initial(), items)
+  items = names.to_ours(rows, _fitting(rows, kept, mismatch))
+  if mismatch:
+    notes.append(_share(rows, kept, mismatch))
+    items = _overlay(initial(config), items)
   meta = {
     'next_example': 0,
     'stage': config['stage'],
@@ -110,6 +82,8 @@ def read_state(
       'ema': has_ema,
       'copies': bool(copies),
       'position_ids': POSITION_IDS in tensors,
+      'carried': bool(carried),
+      'scale_by_std': read.scale_by_std,
     },
   }
   if diffusion:
@@ -173,7 +147,7 @@ def clip_fields(config: dict, tensors: Tensors) -> dict:
   if task.get('name') != 'clip_text':
     return config
   sizes = clip_names.sizes(tensors, CLIP)
-  return {**config, 'task': {**CLIP_L, **task, **sizes}}
+  return {**config, 'task': {**task, **sizes}}
 
 
 def _sort_out(config, rows, tensors) -> tuple[Tensors, dict, set[str]]:
@@ -230,9 +204,20 @@ def _equal(x: np.ndarray, y: np.ndarray) -> bool:
   return np.array_equal(x, y)
 
 
-def _fitting(rows, tensors: Tensors) -> dict[str, np.ndarray]:
+def _fitting(rows, tensors: Tensors, mismatch: names.Mismatch) -> Tensors:
   shapes = {row.theirs: row.shape for row in rows}
-  return {k: v for k, v in tensors.items() if shapes.get(k) == v.shape}
+  return {
+    name: x
+    for name, x in tensors.items()
+    if shapes.get(name) == x.shape and name not in mismatch.not_finite
+  }
+
+
+def _share(rows, tensors: Tensors, mismatch: names.Mismatch) -> str:
+  sizes = {row.theirs: int(np.prod(row.shape)) for row in rows}
+  loaded = sum(sizes[name] for name in _fitting(rows, tensors, mismatch))
+  share = loaded / sum(sizes.values())
+  return f'{share:.2%} of the parameters were loaded; the rest: {mismatch}.'
 
 
 def _overlay(base: Mapping, over: Mapping) -> dict:

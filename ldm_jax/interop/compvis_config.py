@@ -137,13 +137,16 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
   section = first_stage(first.target(FIRST_STAGES), first_params)
   network, in_channels, width = unet(params.section('unet_config'))
   f = 2 ** (len(section.get('multipliers', (1,))) - 1)
+  cond = task(params, width)
+  if cond['name'] == 'super_resolution':
+    cond['factor'] = f  # The small image has the latent's size.
   side = params.integer('image_size', 0) * f or _resolution(first_params)
   scale_by_std = params.flag('scale_by_std', False)
   config = {
     'stage': 'diffusion',
     'first_stage': section,
     'unet': network,
-    'task': task(params, width),
+    'task': cond,
     'schedule': {
       'kind': params.choice('beta_schedule', SCHEDULES, 'linear'),
       'num_timesteps': params.integer('timesteps', 1000),
@@ -165,6 +168,11 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
     'data': {'size': side},
   }
   _check_channels(params, config, in_channels)
+  if cond['name'] == 'semantic' and 2 ** cond['stages'] != f:
+    raise UserError(
+      f'{params.path}: the rescaler halves {cond["stages"]} times, but the '
+      f'first stage divides by {f}.'
+    )
   use_ema = params.flag('use_ema', True)
   return Read(config, use_ema, scale_by_std, params.notes)
 

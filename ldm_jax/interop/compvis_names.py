@@ -14,6 +14,25 @@ FIRST_STAGE = 'first_stage_model.'
 CONDITIONER = 'cond_stage_model.'
 EMA = 'model_ema.'
 
+# Defaults of our fields, where a section leaves them out.
+FIRST_STAGE_DEFAULTS = {
+  'channels': 128, 'multipliers': (1, 2, 4), 'num_res_blocks': 2,
+  'attention_levels': (), 'mid_attention': True, 'in_channels': 3,
+  'out_channels': 3,
+}  # fmt: skip
+UNET_DEFAULTS = {
+  'num_res_blocks': 2, 'attention': 'self', 'transformer_depth': 1,
+  'scale_shift_norm': False, 'resblock_updown': False,
+}  # fmt: skip
+TOKEN_TRANSFORMER = {
+  'text': {
+    'vocab_size': 30522, 'length': 77, 'num_heads': 8, 'head_width': 64,
+  },
+  'layout': {
+    'vocab_size': 8192, 'length': 92, 'num_heads': 8, 'head_width': 64,
+  },
+}  # fmt: skip
+
 
 def table(config: dict) -> list[Row]:
   """The rows of a whole checkpoint of this config, without EMA.
@@ -53,11 +72,7 @@ def first_stage(section: dict, prefix: str = '') -> list[Row]:
   """The KL or VQ autoencoder; the identity has no parameters."""
   if section['name'] == 'identity':
     return []
-  s = {
-    'channels': 128, 'multipliers': (1, 2, 4), 'num_res_blocks': 2,
-    'attention_levels': (), 'mid_attention': True, 'in_channels': 3,
-    'out_channels': 3, **section,
-  }  # fmt: skip
+  s = {**FIRST_STAGE_DEFAULTS, **section}
   z, d = s['z_channels'], s['embed_dim']
   k = 2 if s['name'] == 'kl' else 1  # Moments per channel.
   ours = 'first_stage'
@@ -161,10 +176,7 @@ def _first_stage_attention(ours, theirs, c) -> list[Row]:
 
 def unet(section: dict, in_channels: int, context: int) -> list[Row]:
   """`context` is the width that cross-attention reads (0: none)."""
-  s = {
-    'num_res_blocks': 2, 'attention': 'self', 'transformer_depth': 1,
-    'scale_shift_norm': False, 'resblock_updown': False, **section,
-  }  # fmt: skip
+  s = {**UNET_DEFAULTS, **section}
   ours, theirs = 'model/unet', UNET
   c, multipliers, depth = s['channels'], s['multipliers'], s['num_res_blocks']
   last = len(multipliers) - 1
@@ -292,7 +304,7 @@ def conditioner(task: dict) -> list[Row]:
       f'{ours}/channel_mapper',
       theirs + 'channel_mapper',
       task['num_classes'],
-      task['channels'],
+      task.get('channels', 3),
       1,
       bias=False,
     )
@@ -325,17 +337,6 @@ def _token_transformer(task: dict, ours: str, theirs: str) -> list[Row]:
   return rows + norm(f'{ours}/norm', f'{theirs}.norm', width)
 
 
-# Defaults of the tasks' fields.
-TOKEN_TRANSFORMER = {
-  'text': {
-    'vocab_size': 30522, 'length': 77, 'num_heads': 8, 'head_width': 64,
-  },
-  'layout': {
-    'vocab_size': 8192, 'length': 92, 'num_heads': 8, 'head_width': 64,
-  },
-}  # fmt: skip
-
-
 def unused(config: dict) -> list[Row]:
   """Tensors that the release's conditioner carries and nothing reads.
 
@@ -355,7 +356,10 @@ def unused(config: dict) -> list[Row]:
 
 def context_width(config: dict) -> int:
   """Width of the context that cross-attention reads; 0 where there is none."""
-  return config['task'].get('width', 0)
+  task = config['task']
+  if task['name'] == 'clip_text':
+    task = {**clip_names.DEFAULTS, **task}
+  return task.get('width', 0)
 
 
 def in_channels(config: dict) -> int:

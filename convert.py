@@ -1,0 +1,308 @@
+"""Checkpoints of other tools, in and out.
+
+  python convert.py import --source=model.ckpt --source_config=config.yaml \
+      --workdir=runs/imported
+  python convert.py export --workdir=runs/text --format=compvis --out=release
+
+A file is read as data: nothing in it is executed. What does not fit is listed,
+name by name, and nothing is written.
+"""
+
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import yaml
+from absl import flags
+
+import ldm_jax
+from ldm_jax import build, cli
+from ldm_jax.interop import (
+  card,
+  compvis,
+  compvis_config,
+  compvis_release,
+  compvis_yaml,
+  files,
+)
+from ldm_jax.interop.imported import Imported, complete
+from ldm_jax.training import checkpoint
+from ldm_jax.types import UserError
+
+_SOURCE = flags.DEFINE_string('source', None, 'import: a file or a folder.')
+_SOURCE_CONFIG = flags.DEFINE_string(
+  'source_config', None, 'import: its YAML, where none lies beside it.'
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'import: the folder to write; export: the run to read.'
+)
+_USE_EMA = flags.DEFINE_bool(
+  'use_ema', None, 'import: sample by averaged weights; default: as released.'
+)
+_LEGACY = flags.DEFINE_bool(
+  'legacy', False, "import: read PyTorch's format of before 1.6 too."
+)
+_LENIENT = flags.DEFINE_bool(
+  'lenient', False, 'import: load what fits, and say what share that is.'
+)
+_FORMAT = flags.DEFINE_string('format', None, 'export: what to write.')
+_OUT = flags.DEFINE_string('out', None, 'export: the folder to write.')
+
+# Marks a workdir as written here, so that it may be written again.
+MARK = 'import.json'
+
+
+# --- Import. ---
+
+
+def import_() -> int:
+  """Reads --source, checks it, and writes --workdir in one piece."""
+  source = _required(_SOURCE)
+  workdir = _required(_WORKDIR).rstrip('/')
+  _check_target(workdir)
+  kind = detect(source)
+  imported = IMPORTS[kind](source)
+  config = complete(imported.config)
+  _check_fit(build.parts(config), imported.items)
+  _write_workdir(workdir, config, imported, source)
+  print(f'Imported {source} ({kind}) into {workdir}: {_sizes(imported.items)}.')
+  for note in imported.notes:
+    print(f'Note: {note}')
+  return 0
+
+
+def detect(source: str) -> str:
+  """The kind of a file or folder: a key of IMPORTS.
+
+  Raises:
+    UserError: nothing is there, or nothing that is known.
+  """
+  if not os.path.exists(source):
+    raise UserError(f'--source={source} does not exist.')
+  return 'compvis'
+
+
+def import_compvis(source: str) -> Imported:
+  """A checkpoint of the authors' release, with its YAML."""
+  path, config_path = _find_files(source)
+  read = compvis_config.read(compvis_yaml.load(config_path), config_path)
+  tensors = files.read_tensors(path, _LEGACY.value)
+  return compvis.read_state(
+    tensors,
+    read,
+    path=path,
+    use_ema=_USE_EMA.value,
+    initial=_initial if _LENIENT.value else None,
+  )
+
+
+IMPORTS = {'compvis': import_compvis}
+
+
+def _find_files(source: str) -> tuple[str, str]:
+  """(checkpoint, YAML) of a file or of a folder with one of each."""
+  folder, path = os.path.dirname(source), source
+  if os.path.isdir(source):
+    folder = source
+    path = _only(folder, files.CHECKPOINTS, 'checkpoint', 'model')
+  if _SOURCE_CONFIG.value:
+    return path, _SOURCE_CONFIG.value
+  stem = os.path.basename(path).rpartition('.')[0]
+  return path, _only(folder, ('.yaml', '.yml'), 'config', stem, 'config')
+
+
+def _only(folder: str, endings: tuple[str, ...], what: str, *stems) -> str:
+  """The file with one of the endings; `stems` decide between several."""
+  found = sorted(
+    name for name in os.listdir(folder or '.') if name.endswith(endings)
+  )
+  for stem in stems:
+    named = [n for n in found if n.rpartition('.')[0] == stem]
+    if named:
+      return os.path.join(folder, named[0])
+  if len(found) == 1:
+    return os.path.join(folder, found[0])
+  flag = '--source_config' if what == 'config' else '--source'
+  raise UserError(
+    f'{folder or "."} holds {len(found)} files that could be the {what} '
+    f'({", ".join(found) or "*" + " *".join(endings)}); name it with {flag}.'
+  )
+
+
+def _initial(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Untrained trees of every item, for what a lenient import lacks."""
+  return _random_items(build.parts(complete(dict(config))))
+
+
+def _random_items(parts: build.Parts) -> dict[str, Any]:
+  rng = jax.random.key(0)
+  items = {'first_stage': build.init_first_stage(parts, rng)}
+  if parts.model is None:
+    return items
+  state = build.init_diffusion_state(parts, optax.identity(), rng)
+  return {**items, 'model': state.params, 'ema': state.ema}
+
+
+def _check_fit(parts: build.Parts, items: Mapping[str, Any]):
+  """The trees are those of the networks, to the last shape."""
+  wanted = _flat(jax.eval_shape(functools.partial(_random_items, parts)))
+  given = {k: v for k, v in _flat(items).items() if k[0] != 'carried'}
+  wrong = [
+    f'{"/".join(key)}: {_shape(given, key)} instead of {_shape(wanted, key)}'
+    for key in sorted(wanted.keys() | given.keys())
+    if _shape(wanted, key) != _shape(given, key)
+  ]
+  if wrong:
+    raise UserError(f'The weights are of another network. {"; ".join(wrong)}.')
+
+
+def _flat(tree: Mapping, prefix: tuple = ()) -> dict[tuple, Any]:
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, (*prefix, key))
+    else:
+      flat[*prefix, key] = value
+  return flat
+
+
+def _shape(leaves: Mapping[tuple, Any], key: tuple) -> str:
+  return str(list(leaves[key].shape)) if key in leaves else 'nothing'
+
+
+def _sizes(items: Mapping[str, Any]) -> str:
+  count = lambda tree: sum(int(np.prod(x.shape)) for x in _flat(tree).values())
+  return ', '.join(
+    f'{name} {count(items[name]) / 1e6:.2f}M'
+    for name in ('model', 'first_stage')
+    if name in items
+  )
+
+
+def _check_target(workdir: str):
+  """Only a new folder, or one that an import wrote and nothing touched."""
+  if not os.path.exists(workdir):
+    return
+  if not os.path.isdir(workdir):
+    raise UserError(f'--workdir={workdir} is a file.')
+  there = set(os.listdir(workdir))
+  steps = os.path.join(workdir, 'checkpoints')
+  if MARK in there and there <= {MARK, 'config.json', 'checkpoints'}:
+    if not os.path.isdir(steps) or set(os.listdir(steps)) <= {'0'}:
+      return
+  if there:
+    raise UserError(
+      f'--workdir={workdir} holds something that no import wrote; choose '
+      'another folder.'
+    )
+
+
+def _write_workdir(workdir: str, config, imported: Imported, source: str):
+  """Written beside it, and then renamed: never half there."""
+  partial = f'{workdir}.partial'
+  shutil.rmtree(partial, ignore_errors=True)
+  meta = {**imported.meta, 'versions': ldm_jax.__version__}
+  try:
+    checkpoint.write_config(partial, config)
+    checkpoints = checkpoint.Checkpoints(partial)
+    checkpoints.save(0, imported.items, meta)
+    checkpoints.close()
+    mark = {'source': os.path.basename(source.rstrip('/')), 'by': 'convert.py'}
+    with open(os.path.join(partial, MARK), 'w') as f:
+      json.dump(mark, f)
+    shutil.rmtree(workdir, ignore_errors=True)
+    os.rename(partial, workdir)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+# --- Export. ---
+
+
+def export() -> int:
+  """Reads --workdir and writes --out, which must be new or empty."""
+  workdir, out = _required(_WORKDIR), _required(_OUT).rstrip('/')
+  if _FORMAT.value not in EXPORTS:
+    raise UserError(f'--format={_FORMAT.value}; allowed: {", ".join(EXPORTS)}.')
+  if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+    raise UserError(f'--out={out} is there already; choose a new folder.')
+  partial = f'{out}.partial'
+  shutil.rmtree(partial, ignore_errors=True)
+  os.makedirs(partial)
+  try:
+    EXPORTS[_FORMAT.value](workdir, partial)
+    shutil.rmtree(out, ignore_errors=True)
+    os.rename(partial, out)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  print(f'Exported {workdir} to {out}: {", ".join(sorted(os.listdir(out)))}.')
+  return 0
+
+
+def read_run(workdir: str) -> tuple[dict, dict, dict, int]:
+  """(config, items as numpy, meta, step) of a run's newest checkpoint."""
+  config = checkpoint.read_config(workdir)
+  names = ['first_stage']
+  if config['stage'] == 'diffusion':
+    names += ['model', 'ema']
+  items, meta = checkpoint.load_items(workdir, names)
+  if meta.get('source', {}).get('carried'):
+    items |= checkpoint.load_items(workdir, ['carried'])[0]
+  steps = checkpoint.Checkpoints(workdir).steps()
+  return config, jax.tree.map(np.asarray, items), meta, steps[-1]
+
+
+def export_compvis(workdir: str, out: str):
+  """model.ckpt, model.safetensors, config.yaml and README.md in `out`."""
+  config, items, meta, step = read_run(workdir)
+  content = compvis_release.write(config, meta)
+  tensors = compvis.write_state(config, items, meta, step)
+  with open(os.path.join(out, 'config.yaml'), 'w') as f:
+    yaml.safe_dump(content, f, sort_keys=False)
+  for name in ('model.ckpt', 'model.safetensors'):
+    files.write_tensors(os.path.join(out, name), tensors, step)
+  with open(os.path.join(out, 'README.md'), 'w') as f:
+    f.write(card.compvis(config, items, meta, step))
+
+
+def export_safetensors(workdir: str, out: str):
+  """Our own names and layouts, and config.json, in `out`."""
+  config, items, meta, step = read_run(workdir)
+  tensors = {'/'.join(key): x for key, x in _flat(items).items()}
+  files.write_tensors(os.path.join(out, 'model.safetensors'), tensors)
+  checkpoint.write_config(out, {**config, 'meta': meta})
+  with open(os.path.join(out, 'README.md'), 'w') as f:
+    f.write(card.safetensors(config, items, meta, step))
+
+
+EXPORTS = {'compvis': export_compvis, 'safetensors': export_safetensors}
+
+
+# --- The command line. ---
+
+COMMANDS = {'import': import_, 'export': export}
+
+
+def _required(flag: flags.FlagHolder) -> str:
+  if not flag.value:
+    raise UserError(f'--{flag.name} is missing.')
+  return flag.value
+
+
+def main(command: str) -> int:
+  if command not in COMMANDS:
+    raise UserError(f'{command!r}: say what to do, import or export.')
+  return COMMANDS[command]()
+
+
+if __name__ == '__main__':
+  # absl knows flags only: the command is taken off first.
+  given = len(sys.argv) > 1 and not sys.argv[1].startswith('-')
+  cli.run(functools.partial(main, sys.argv.pop(1) if given else ''))
