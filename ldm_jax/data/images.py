@@ -46,15 +46,16 @@ class BadImage(ValueError):
   """An image that cannot be used; the message is the reason, without path."""
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
+def read(path: str | os.PathLike, as_map: bool = False) -> np.ndarray:
   """The image in a file, uint8 RGB [H W 3]; raises BadImage with the reason.
 
+  With `as_map`, the map of classes in it, int32 [H W]; see `decode`.
   A file system that fails for a moment is asked again; running out of memory
   or file handles is no fault of the image and is raised as it is.
   """
   for pause in (*_RETRIES, None):
     try:
-      return decode(_content(path))
+      return decode(_content(path), as_map)
     except OSError as e:
       if e.errno in _OUT_OF_RESOURCES:
         raise
@@ -71,8 +72,12 @@ def _content(path: str | os.PathLike) -> bytes:
     return file.read()
 
 
-def decode(content: bytes) -> np.ndarray:
-  """The image in PNG, JPEG or WEBP bytes, uint8 RGB [H W 3]; or BadImage."""
+def decode(content: bytes, as_map: bool = False) -> np.ndarray:
+  """The image in PNG, JPEG or WEBP bytes, uint8 RGB [H W 3]; or BadImage.
+
+  With `as_map`, the numbers that a PNG of one channel holds, int32 [H W]:
+  class indices, whether or not it has a palette to show them in.
+  """
   if not content:
     raise BadImage('the file is empty')
   try:
@@ -92,8 +97,8 @@ def decode(content: bytes) -> np.ndarray:
     _check_whole(content, image.format)
     try:
       image.load()
-      return _to_rgb(_upright(image))
-    except MemoryError:
+      return (_to_map if as_map else _to_rgb)(_upright(image))
+    except (BadImage, MemoryError):
       raise
     except Exception as e:
       raise BadImage(f'cannot be decoded: {e}') from e
@@ -135,7 +140,7 @@ def _upright(image: Image.Image) -> Image.Image:
   if turn is None:
     return image
   turned = image.transpose(turn)
-  turned.info = image.info
+  turned.info, turned.format = image.info, image.format
   return turned
 
 
@@ -151,6 +156,18 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     white = Image.new('RGBA', image.size, 'white')
     image = Image.alpha_composite(white, image)
   return np.array(image.convert('RGB'))
+
+
+def _to_map(image: Image.Image) -> np.ndarray:
+  """The numbers of an image of one channel, int32 [H W]."""
+  if image.format == 'JPEG':
+    raise BadImage('a JPEG blurs class indices; store maps as PNG')
+  if len(image.getbands()) != 1:
+    raise BadImage(
+      f'a map of classes has one channel, and this one has {image.mode}'
+      ' (colours need a palette.txt)'
+    )
+  return np.array(image).astype(np.int32)
 
 
 def to_float(image: np.ndarray) -> np.ndarray:
@@ -176,12 +193,12 @@ def crop(
 
   The shorter side becomes `size` and the longer one is cropped, as in the
   release. Boxes are cut at the crop's edge and dropped (with their
-  `box_labels`) where nothing is left; `segmentation` is resampled to the
-  nearest class.
+  `box_labels`) where nothing is left, and `crop` tells where it was, in the
+  whole image; `segmentation` and `mask` are resampled to the nearest pixel.
 
   Args:
     example: 'image' uint8 [H W 3]; perhaps 'boxes' [N 4], 'box_labels' [N],
-      'segmentation' [H W].
+      'segmentation' [H W], 'mask' [H W].
     size: Side of the result in pixels.
     place: Where the crop lies along each axis (y, x), 0 to 1; 0.5 is centred.
     flip: Whether left and right are exchanged.
@@ -196,14 +213,18 @@ def crop(
   )
   result = dict(example)
   result['image'] = _resize(image, (left, top), side, size, RESAMPLE[resample])
-  if 'segmentation' in example:
-    classes = np.asarray(example['segmentation'], np.int32)
-    nearest = Image.Resampling.NEAREST
-    result['segmentation'] = _resize(classes, (left, top), side, size, nearest)
+  nearest = Image.Resampling.NEAREST
+  for key in ('segmentation', 'mask'):
+    if key in example:
+      classes = np.asarray(example[key], np.int32)
+      result[key] = _resize(classes, (left, top), side, size, nearest)
   if 'boxes' in example:
     # Corners in units of the crop.
+    whole = np.float32([width, height, width, height])
+    where = np.float32([left, top, left + side, top + side])
+    result['crop'] = where / whole
     corners = np.asarray(example['boxes'], np.float32).reshape(-1, 4)
-    corners = corners * np.float32([width, height, width, height])
+    corners = corners * whole
     corners = (corners - np.float32([left, top, left, top])) / side
     boxes = corners.clip(0, 1).astype(np.float32)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -228,10 +249,11 @@ def _resize(
 def _flip(example: dict) -> dict:
   """Exchanges left and right in everything that has a place."""
   result = dict(example)
-  for key in ('image', 'segmentation'):
+  for key in ('image', 'segmentation', 'mask'):
     if key in example:
       result[key] = np.ascontiguousarray(example[key][:, ::-1])
   if 'boxes' in example:
-    x0, y0, x1, y1 = example['boxes'].T
-    result['boxes'] = np.stack([1 - x1, y0, 1 - x0, y1], axis=-1)
+    for key in ('boxes', 'crop'):
+      x0, y0, x1, y1 = example[key].T
+      result[key] = np.stack([1 - x1, y0, 1 - x0, y1], axis=-1)
   return result
