@@ -42,13 +42,6 @@ def context(params, tokens, model=TINY):
   return model.apply(params, {'tokens': tokens}, None, False).context
 
 
-def test_a_position_sees_nothing_after_it(params):
-  changed = TOKENS.at[0, 4].set(9)
-  before, after = context(params, TOKENS), context(params, changed)
-  np.testing.assert_array_equal(before[:, :4], after[:, :4])
-  assert (np.abs(before - after)[:, 4:].max(-1) > 1e-3).all()
-
-
 def test_the_null_is_the_empty_prompt(folder):
   null = TINY.null({'tokens': TOKENS})['tokens']
   np.testing.assert_array_equal(null[0], ClipPieces(folder, 8).empty())
@@ -75,10 +68,7 @@ def test_a_frozen_encoder_passes_no_gradient(params):
   assert largest(jax.grad(total)(params, False)) > 0
 
 
-def test_the_activation_is_one_of_two(params):
-  other = TINY.clone(activation='gelu')
-  difference = context(params, TOKENS, other) - context(params, TOKENS)
-  assert 1e-3 < jnp.abs(difference).max() < 1
+def test_an_unknown_activation_is_named(params):
   with pytest.raises(UserError, match="activation='relu'"):
     context(params, TOKENS, TINY.clone(activation='relu'))
 
