@@ -1,0 +1,278 @@
+"""A run under way: what `train.py`'s loop touches, opened or gone on with."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+import ldm_jax
+from ldm_jax import build
+from ldm_jax.data import pipeline as data
+from ldm_jax.data import sources
+from ldm_jax.data.stream import DataError
+from ldm_jax.interop import files
+from ldm_jax.nn import conv
+from ldm_jax.pipeline import LatentDiffusionPipeline, to_uint8
+from ldm_jax.training import (
+  checkpoint,
+  first_stage_step,
+  frozen,
+  guard,
+  parallel,
+)
+from ldm_jax.types import Array, Params, UserError
+
+__all__ = ['DataError', 'Panel', 'Run', 'about', 'begin', 'open_run', 'resume']
+
+# Steps count up from 0; these are folded into the seed for what is no step.
+_INIT, _SCALE, _FIRST_STAGE = 2**32 - 1, 2**32 - 2, 2**32 - 3
+
+
+@dataclasses.dataclass
+class Run:
+  """The unchanging half of a run; the state is the loop's own.
+
+  Attributes:
+    parts: what the config builds.
+    training: the stage's step function and initial state.
+    mesh: devices.
+    source, eval_source: examples to train on, and held-out ones.
+    rng: all randomness is this with something folded in.
+    shardings: of the state.
+  """
+
+  parts: build.Parts
+  training: build.Training
+  mesh: Mesh
+  source: Any
+  eval_source: Any
+  rng: Array
+  shardings: Any
+
+  @functools.cached_property
+  def step(self):
+    """(state, frozen, batch, rng) -> (state, metrics), compiled; donates."""
+    return jax.jit(
+      guard.guarded(self.training.step),
+      donate_argnums=0,
+      out_shardings=(self.shardings, None),
+      compiler_options=conv.cpu_compiler_options(),
+    )
+
+  def stream(self, start: int, quarantine_dir: str = '') -> data.Stream:
+    """Training batches from global example `start` on."""
+    config = self.parts.config
+    return data.train_stream(
+      self.source,
+      self.parts.prepare,
+      self.parts.data,
+      batch_size=config.batch_size,
+      seed=config.seed,
+      start=start,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      quarantine_dir=quarantine_dir,
+    )
+
+  def to_device(self, batch: dict) -> tuple[np.ndarray, dict[str, Array]]:
+    """(example ids, which stay on the host; the rest as global arrays)."""
+    ids = batch.pop('example_id')
+    return ids, parallel.to_global(self.mesh, batch)
+
+  def to_items(self, state: Any, held: Params) -> dict[str, Any]:
+    """The items of a checkpoint: whole, so that sampling needs nothing else."""
+    items = self.training.to_items(state)
+    if self.parts.model is not None:
+      items['first_stage'] = held['first_stage']
+    return items
+
+  @functools.cached_property
+  def abstract_state(self) -> Any:
+    """The state's shapes with their shardings."""
+    shapes = jax.eval_shape(self.training.init, self.rng)
+    return parallel.with_shardings(shapes, self.shardings)
+
+  @functools.cached_property
+  def abstract_first_stage(self) -> Params:
+    """The frozen first stage's shapes, on every device."""
+    shapes = jax.eval_shape(
+      functools.partial(build.init_first_stage, self.parts), self.rng
+    )
+    everywhere = jax.tree.map(lambda _: parallel.replicated(self.mesh), shapes)
+    return parallel.with_shardings(shapes, everywhere)
+
+
+def open_run(parts: build.Parts) -> Run:
+  """Checks devices and data; nothing is compiled yet.
+
+  Raises:
+    UserError: a batch that the devices don't divide, or data that isn't there.
+  """
+  config = parts.config
+  mesh = parallel.make_mesh(parts.mesh.data, parts.mesh.fsdp)
+  parallel.check_batch(config.batch_size, mesh, config.grad_accum)
+  source = sources.open_source(parts.data, parts.data.train_split)
+  data.check_source(source, parts.prepare, parts.data)
+  eval_source = sources.open_source(parts.data, parts.data.eval_split)
+  training = build.training(parts)
+  rng = jax.random.key(config.seed)
+  shapes = jax.eval_shape(training.init, rng)
+  shardings = parallel.state_shardings(mesh, shapes)
+  return Run(parts, training, mesh, source, eval_source, rng, shardings)
+
+
+def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
+  """(state, frozen, meta) of a run that has no checkpoint yet."""
+  fold = functools.partial(jax.random.fold_in, run.rng)
+  meta = {'next_example': 0}
+  if run.parts.model is None:
+    held = first_stage_frozen(run)
+  else:
+    params = _start_first_stage(run, fold(_FIRST_STAGE))
+    meta['scale_factor'] = _scale(run, params, fold(_SCALE))
+    held = _diffusion_frozen(run, params, meta['scale_factor'])
+  init = jax.jit(run.training.init, out_shardings=run.shardings)
+  return init(fold(_INIT)), held, meta
+
+
+def resume(
+  run: Run, checkpoints: checkpoint.Checkpoints
+) -> tuple[Any, Params, dict[str, Any]] | None:
+  """(state, frozen, meta) of the newest valid checkpoint; None without one."""
+  abstract = run.training.to_items(run.abstract_state)
+  if run.parts.model is not None:
+    abstract['first_stage'] = run.abstract_first_stage
+  found = checkpoints.restore_latest(abstract)
+  if found is None:
+    return None
+  _, items, meta = found
+  state = run.training.from_items(items)
+  if run.parts.model is None:
+    return state, first_stage_frozen(run), meta
+  held = _diffusion_frozen(run, items['first_stage'], meta['scale_factor'])
+  return state, held, meta
+
+
+def about(run: Run) -> dict[str, Any]:
+  """What every checkpoint says of its run."""
+  return {
+    'stage': run.parts.config.stage,
+    'versions': {'ldm_jax': ldm_jax.__version__, 'jax': jax.__version__},
+  }
+
+
+def _start_first_stage(run: Run, rng: Array) -> Params:
+  """The first stage's parameters: of another run, or ('random') untrained."""
+  config = run.parts.config
+  if not run.abstract_first_stage:
+    return {}  # The identity's.
+  if config.first_stage_from == 'random':
+    print('The first stage is untrained: good for trying things, not images.')
+    params = build.init_first_stage(run.parts, rng)
+  elif config.first_stage_from:
+    params = frozen.load_first_stage(
+      config.first_stage_from, config.first_stage
+    )
+  else:
+    raise UserError(
+      'first_stage_from is not set: give the workdir of a trained first '
+      'stage, --config.first_stage_from=DIR.'
+    )
+  return parallel.replicate(run.mesh, params)
+
+
+def _scale(run: Run, params: Params, rng: Array) -> float:
+  config = run.parts.config
+  if config.scale_factor:
+    return config.scale_factor
+  if not params:
+    return 1.0  # Pixels are at unit scale as they are.
+  stream = run.stream(0)
+  batches = itertools.islice(stream, config.scale_batches)
+  scale = frozen.estimate_scale(
+    run.parts.codec,
+    params,
+    (run.to_device(batch)[1] for batch in batches),
+    rng,
+  )
+  stream.close()
+  print(f'scale_factor {scale:.5f}, from {config.scale_batches} batches')
+  return scale
+
+
+def _diffusion_frozen(run: Run, params: Params, scale: float) -> Params:
+  scale = parallel.replicate(run.mesh, np.float32(scale))
+  return {'first_stage': params, 'scale_factor': scale}
+
+
+def first_stage_frozen(run: Run) -> Params:
+  held = first_stage_step.init_frozen(run.parts.loss, files.read_tensors)
+  return parallel.replicate(run.mesh, held)
+
+
+class Panel:
+  """The pictures of a run: fixed held-out examples, drawn again and again."""
+
+  def __init__(self, run: Run):
+    self.run, parts = run, run.parts
+    limit = parts.sampling.num if parts.model is not None else 64
+    devices = run.mesh.size
+    batch = next(
+      data.eval_batches(
+        run.eval_source,
+        parts.prepare,
+        parts.data,
+        batch_size=math.ceil(limit / devices) * devices,
+        limit=limit,
+      )
+    )
+    self.count = int(np.sum(batch.pop('example_id') >= 0))
+    self.batch = batch
+
+  def draw(self, state: Any, held: Params):
+    """(name, images uint8 [N H W 3], columns of their grid, scalars)."""
+    if self.run.parts.model is None:
+      return self._reconstructions(state)
+    return self._samples(state, held)
+
+  @functools.cached_property
+  def _pipeline(self) -> LatentDiffusionPipeline:
+    return LatentDiffusionPipeline(self.run.parts, {}, 1.0, self.run.mesh)
+
+  def _samples(self, state, held):
+    ldm = self._pipeline
+    ldm.scale_factor = float(held['scale_factor'])
+    ldm.params = {
+      'first_stage': held['first_stage'],
+      'model': state.params,
+      'ema': state.ema,
+    }
+    spec = dataclasses.asdict(self.run.parts.sampling) | {'num': self.count}
+    blank = self.run.parts.prepare.blank(self.run.parts.data.size)
+    inputs = {k: self.batch[k][: self.count] for k in blank}
+    images = ldm.sample(**spec, **inputs)
+    return 'samples', images, math.ceil(math.sqrt(len(images))), {}
+
+  @functools.cached_property
+  def _reconstruct(self):
+    apply = self.run.parts.first_stage.apply
+    return jax.jit(lambda params, image: apply({'params': params}, image)[0])
+
+  def _reconstructions(self, state):
+    """Pairs of image and reconstruction, the first 16, and their PSNR."""
+    here = parallel.to_global(self.run.mesh, {'image': self.batch['image']})
+    again = self._reconstruct(state.params, here['image'])
+    image, again = (
+      parallel.fetch(x)[: self.count] for x in (here['image'], again)
+    )
+    again = np.clip(again, -1.0, 1.0)
+    mse = np.mean(np.square(again - image), axis=(1, 2, 3))
+    psnr = np.mean(10 * np.log10(4.0 / np.maximum(mse, 1e-10)))
+    pairs = np.stack([image, again], axis=1)[:16]
+    pairs = np.asarray(to_uint8(pairs.reshape(-1, *image.shape[1:])))
+    return 'reconstructions', pairs, 8, {'eval_psnr': float(psnr)}
