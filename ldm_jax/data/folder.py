@@ -142,11 +142,16 @@ def _hold_out(everything: Folder, share: float, is_train: bool) -> Folder:
         everything.root,
       )
     return everything
-  kept = lambda name: (_position(name) >= share) == is_train
+  kept = lambda name: is_held_out(name, share) != is_train
   side = 'training' if is_train else 'evaluation'
   return _select(
     everything, kept, f'{side} with data.holdout={share} of {everything.root}'
   )
+
+
+def is_held_out(name: str, share: float) -> bool:
+  """Whether a file is kept for evaluation: a fact of its name alone."""
+  return _position(name) < share
 
 
 def _position(name: str) -> float:

@@ -2,9 +2,10 @@
 
 A source has `len(source)` and `source[i]`, a dict with `image` uint8 [H W 3]
 and perhaps `label` int, `text` str, `boxes` float32 [N 4] (x0 y0 x1 y1 in
-[0, 1]), `box_labels` int32 [N] and `segmentation` int32 [H W]. A source of
-stored images also has `name(i)`, and raises `images.BadImage` for one that
-cannot be read. Sources are pickled to the data workers.
+[0, 1]), `box_labels` int32 [N], `segmentation` int32 [H W] and `mask` int32
+[H W]. A source of stored images also has `name(i)`, and raises
+`images.BadImage` for one that cannot be read. Sources are pickled to the data
+workers.
 """
 
 import os
@@ -12,7 +13,7 @@ import re
 
 import numpy as np
 
-from ldm_jax.data import folder, images
+from ldm_jax.data import coco, folder, images, openimages, pairs
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.types import UserError
 
@@ -36,8 +37,17 @@ def open_source(spec: DataSpec, split: str):
     )
   if spec.source.startswith('tfds:'):
     return Tfds(spec.source.removeprefix('tfds:'), split, spec.tfds_data_dir)
+  sides = dict(holdout=spec.holdout, is_train=split == spec.train_split)
+  if spec.source == 'coco':
+    return coco.open_coco(spec.path, split, **sides)
+  if spec.source == 'openimages':
+    return openimages.open_openimages(spec.path, split)
+  if spec.source in ('pairs', 'masks'):
+    kind = 'mask' if spec.source == 'masks' else 'segmentation'
+    return pairs.open_pairs(spec.path, split, kind, **sides)
   raise UserError(
-    f'data.source={spec.source!r}; it must be scenes, folder or tfds:NAME.'
+    f'data.source={spec.source!r}; it must be scenes, folder, coco, openimages,'
+    ' pairs, masks or tfds:NAME.'
   )
 
 

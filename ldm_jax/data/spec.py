@@ -11,9 +11,10 @@ class DataSpec:
   """The fields of a config's `data` section.
 
   Attributes:
-    source: 'scenes', 'folder' or 'tfds:NAME'.
+    source: 'scenes', 'folder', 'coco', 'openimages', 'pairs' (of images and
+      maps of classes), 'masks' (pairs of images and masks) or 'tfds:NAME'.
     size: side of the images in pixels, after crop and resize.
-    path: the folder of source 'folder'.
+    path: the folder of a source of files.
     train_split, eval_split: names of the splits.
     tfds_data_dir: where TFDS prepared its datasets; '' is TFDS's default.
     crop: 'center' or 'random' along the longer side (training only).
@@ -25,7 +26,7 @@ class DataSpec:
     num_workers: processes that decode; 0 uses threads alone.
     num_examples: of the training split of `scenes`; 0 is its default.
     max_objects: of `scenes`.
-    holdout: share of a folder without split folders kept for evaluation.
+    holdout: share kept for evaluation of a folder without split folders.
     max_bad: share of bad images above which a run stops.
   """
 
