@@ -66,7 +66,7 @@ def view(
   """
   shape = _integers(shape, 'shape')
   stride = contiguous(shape) if stride is None else _integers(stride, 'stride')
-  _integers((offset,), 'offset')
+  _integers((offset,), 'place')
   if len(shape) != len(stride) or len(shape) > 16:
     raise Damaged(f'a shape of {len(shape)} and {len(stride)} strides')
   if not 0 <= start <= start + size <= len(buffer):

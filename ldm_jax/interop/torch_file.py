@@ -96,7 +96,9 @@ def _read_zip(buffer) -> dict[str, np.ndarray]:
     n for n in entries if n.count('/') == 1 and n.endswith('/data.pkl')
   ]
   if len(pickles) != 1:
-    raise Damaged('it is a zip file, but no PyTorch file: no data.pkl')
+    raise Damaged(
+      f'it is a zip file, but no PyTorch file: {len(pickles)} data.pkl'
+    )
   root = pickles[0].partition('/')[0]
   if f'{root}/constants.pkl' in entries:
     raise Damaged('it is a TorchScript program, not a file of tensors')
