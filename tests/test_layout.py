@@ -181,13 +181,6 @@ def test_no_file_is_called_utils():
       assert path.stem not in ('util', 'utils', 'helpers', 'misc'), path
 
 
-def test_configs_are_short():
-  for path in (ROOT / 'configs').rglob('*.py'):
-    if path.name != 'common.py':
-      count = len(path.read_text(encoding='utf-8').splitlines())
-      assert count <= 80, f'{path}: {count} lines'
-
-
 def test_pins_hold_what_the_project_asks_for():
   pins = {}
   for name in ('', '-dev', '-parity'):
