@@ -88,6 +88,11 @@ def _read_boxes(file: str, number: dict[str, int], descriptions: str):
     image, label, *where = (header.index(name) for name in _COLUMNS)
     group = header.index('IsGroupOf') if 'IsGroupOf' in header else None
     for line, row in enumerate(rows, 2):
+      if len(row) != len(header):
+        raise UserError(
+          f'{file} line {line} has {len(row)} columns; the first has'
+          f' {len(header)}.'
+        )
       if group is not None and row[group] == '1':
         continue
       try:
@@ -97,7 +102,7 @@ def _read_boxes(file: str, number: dict[str, int], descriptions: str):
         raise UserError(
           f'{file} line {line}: the class {error} is not in {descriptions}.'
         ) from error
-      except (IndexError, ValueError) as error:
+      except ValueError as error:
         raise UserError(f'{file} line {line}: {error}.') from error
       owners.append(order.setdefault(row[image], len(order)))
   boxes = np.array(corners, np.float32).reshape(-1, 4)

@@ -328,3 +328,47 @@ def test_a_fine_checkerboard_becomes_grey_not_moire(resample):
   image = np.stack([board] * 3, axis=-1)
   result = images.crop({'image': image}, 16, resample=resample)['image']
   assert np.abs(result.astype(int) - 127.5).max() < 12
+
+
+# Maps, masks and the crop's place.
+
+
+def test_maps_keep_their_numbers_whatever_their_colours():
+  numbers = picture(channels=1) % 7
+  shown = Image.fromarray(numbers).convert('P')
+  shown.putdata(numbers.ravel().tolist())
+  shown.putpalette([200, 10, 30] * 7)
+  wide = Image.fromarray(numbers.astype(np.uint16) + 300)
+  for image, expected in ((shown, numbers), (wide, numbers.astype(int) + 300)):
+    decoded = images.decode(encoded(image), as_map=True)
+    assert decoded.dtype == np.int32
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_photographs_are_no_maps():
+  for content in (
+    encoded(Image.fromarray(picture())),
+    encoded(Image.fromarray(picture(channels=1)), 'JPEG'),
+  ):
+    with pytest.raises(images.BadImage, match='class'):
+      images.decode(content, as_map=True)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_the_crop_says_where_in_the_whole_image_it_was(flip):
+  example = {
+    'image': picture(32, 64),
+    'boxes': np.float32([[0.5, 0.25, 0.625, 0.5]]),
+    'box_labels': np.int32([3]),
+    'mask': np.arange(32 * 64).reshape(32, 64),
+  }
+  cropped = images.crop(example, 32, place=(0.5, 0.25), flip=flip)
+  box, (x0, y0, x1, y1) = cropped['boxes'][0], cropped['crop']
+  whole = [x0 + box[0] * (x1 - x0), y0 + box[1] * (y1 - y0)]
+  whole += [x0 + box[2] * (x1 - x0), y0 + box[3] * (y1 - y0)]
+  expected = [0.375, 0.25, 0.5, 0.5] if flip else [0.5, 0.25, 0.625, 0.5]
+  np.testing.assert_allclose(whole, expected, atol=1e-6)
+  columns = example['mask'][:, 8:40]
+  np.testing.assert_array_equal(
+    cropped['mask'], columns[:, ::-1] if flip else columns
+  )
