@@ -11,6 +11,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import config_dict
 
@@ -122,8 +123,15 @@ def _first_stage_count(text):
 @functools.cache
 def _model_counts(text):
   parts = build.parts(json.loads(text))
-  state = jax.eval_shape(build.training(parts).init, jax.random.key(0))
-  return {name: count(part) for name, part in state.params.items()}
+  latent = parts.latent_shape
+
+  def init(rng):
+    encode = lambda image: jnp.zeros((image.shape[0], *latent))
+    z, t = jnp.zeros((1, *latent)), jnp.zeros(1, jnp.int32)
+    return parts.model.init(rng, z, t, parts.blank_batch(1), encode)
+
+  params = jax.eval_shape(init, jax.random.key(0))['params']
+  return {name: count(part) for name, part in params.items()}
 
 
 def counts(config):
