@@ -336,7 +336,7 @@ def sample(mean: Array, logvar: Array, rng: Array | None) -> Array:
   """
   if rng is None:
     return mean
-  if rng.shape == (mean.shape[0],):
+  if rng.ndim == 1 and jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
     noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(rng)
   else:
     noise = jax.random.normal(rng, mean.shape)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldm_jax.nn.layers import Conv
-from ldm_jax.types import Array
+from ldm_jax.types import Array, UserError
 
 
 class BatchNorm(nn.Module):
@@ -68,13 +68,19 @@ class Discriminator(nn.Module):
       kernel_init=nn.initializers.normal(0.02),
       dtype=self.dtype,
     )
+    height, width = x.shape[1:3]
     leaky = functools.partial(nn.leaky_relu, negative_slope=0.2)
     x = leaky(conv(self.channels, stride=2, name='conv_0')(x))
     for i in range(1, self.num_layers + 1):
-      width = self.channels * min(2**i, 8)
+      features = self.channels * min(2**i, 8)
       stride = 2 if i < self.num_layers else 1
       # The norm has the bias.
-      x = conv(width, stride=stride, use_bias=False, name=f'conv_{i}')(x)
+      x = conv(features, stride=stride, use_bias=False, name=f'conv_{i}')(x)
       x = leaky(BatchNorm(dtype=self.dtype, name=f'norm_{i}')(x, train))
     x = conv(1, name=f'conv_{self.num_layers + 1}')(x)
+    if not x.size:
+      raise UserError(
+        f'Images of {height}x{width} are too small for a discriminator with '
+        f'loss.disc_layers={self.num_layers}; use fewer layers.'
+      )
     return x.astype(jnp.float32)

@@ -130,17 +130,16 @@ def make_train_step(
       (image, noise), dropout = part
       return gradients(state, stats, frozen, image, noise, dropout)
 
-    if grad_accum == 1:
-      first = jax.tree.map(lambda x: x[0], (parts, dropout_rngs))
-      disc_stats, sums = body(state.disc_stats, first)
-    else:
-      disc_stats, sums = _scan_mean(
-        body, state.disc_stats, (parts, dropout_rngs)
-      )
-    grads, disc_grads, metrics = sums
-    return _update(state, grads, disc_grads, disc_stats, metrics)
+    disc_stats, (grads, disc_grads, metrics) = _scan_mean(
+      body, state.disc_stats, (parts, dropout_rngs)
+    )
+    metrics = _finish_metrics(metrics)
+    metrics['grad_norm'] = optax.tree.norm(grads)
+    if spec.disc_weight:
+      metrics['disc_grad_norm'] = optax.tree.norm(disc_grads)
+    return update(state, grads, disc_grads, disc_stats), metrics
 
-  def _update(state, grads, disc_grads, disc_stats, metrics):
+  def update(state, grads, disc_grads, disc_stats) -> FirstStageState:
     trained = _trained(spec, state.params, state.logvar)
     updates, opt_state = tx.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)
@@ -157,9 +156,7 @@ def make_train_step(
         disc_params,
         updates,
       )
-      metrics['disc_grad_norm'] = optax.tree.norm(disc_grads)
-    metrics['grad_norm'] = optax.tree.norm(grads)
-    state = FirstStageState(
+    return FirstStageState(
       step=state.step + 1,
       params=trained['model'],
       logvar=trained.get('logvar', state.logvar),
@@ -168,7 +165,6 @@ def make_train_step(
       disc_stats=disc_stats,
       disc_opt_state=disc_opt_state,
     )
-    return state, _finish_metrics(metrics)
 
   return train_step
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.first_stage.discriminator import BatchNorm, Discriminator
+from ldm_jax.types import UserError
 
 
 def count(tree):
@@ -71,3 +72,9 @@ def test_batch_norm_recalls_what_it_has_seen():
     seen, new = norm.apply(variables, x, True, mutable=['batch_stats'])
     variables |= new
   np.testing.assert_allclose(norm.apply(variables, x, False), seen, atol=0.02)
+
+
+def test_an_image_without_a_patch_is_an_error():
+  model, x = Discriminator(channels=4), jnp.zeros((1, 16, 16, 3))
+  with pytest.raises(UserError, match='16x16.*disc_layers=3; use fewer'):
+    jax.eval_shape(model.init, jax.random.key(0), x)
