@@ -17,9 +17,13 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python train.py --config=configs/text_scenes.py \
 	  --workdir=$(QUICKSTART)/text \
 	  --config.first_stage_from=$(QUICKSTART)/first_stage
-	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/text --metrics=scenes
 	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text \
-	  --out=$(QUICKSTART)/gallery
+	  --out=$(QUICKSTART)/gallery --num=200 --inputs=held_out --guidance=2
+	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage \
+	  --metrics=psnr
+	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \
+	  --metrics=scene_accuracy
+	@echo 'Look at $(QUICKSTART)/gallery/index.html'
 
 test: .venv/stamp  ## Run the quick tests, without torch (15 minutes at most).
 	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity

@@ -1,7 +1,7 @@
 """Layout to image on COCO at 256, LDM-8: Tables 15 and 17.
 
   python train.py --config=configs/layout_coco.py --workdir=DIR \
-    --config.first_stage_from=RUNS/vq_f8
+    --config.first_stage_from=RUNS/vq_f8 --config.data.path=COCO
   python train.py --config=configs/layout_coco.py:tiny --workdir=DIR
 
 FID 42.06 with 100 DDIM steps, from scratch (Table 9). U-Net 312.24M, encoder
@@ -29,7 +29,7 @@ def get_config(variant: str = ''):
     schedule=dict(end=0.0205),
     loss=dict(kind='l1'),
     scale_factor=1.0,
-    data=dict(source='tfds:coco/2017'),
+    data=dict(source='coco'),
     optim=dict(learning_rate=4.8e-5),
     batch_size=48,
     num_steps=170_000,

@@ -1,7 +1,7 @@
 """Layout to image on OpenImages at 256, LDM-4: Tables 15 and 17.
 
   python train.py --config=configs/layout_openimages.py --workdir=DIR \
-    --config.first_stage_from=RUNS/vq_f4
+    --config.first_stage_from=RUNS/vq_f4 --config.data.path=OPENIMAGES
   python train.py --config=configs/layout_openimages.py:tiny --workdir=DIR
 
 FID 32.02 with 200 DDIM steps (Table 9). U-Net 246.28M, encoder 54.66M. The
@@ -27,7 +27,7 @@ def get_config(variant: str = ''):
     schedule=dict(end=0.0205),
     loss=dict(kind='l1'),
     scale_factor=1.0,
-    data=dict(source='tfds:open_images_v4'),
+    data=dict(source='openimages'),
     optim=dict(learning_rate=4.8e-5),
     batch_size=24,
     num_steps=4_400_000,

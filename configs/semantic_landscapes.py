@@ -1,7 +1,7 @@
 """Semantic maps to landscapes at 256, LDM-4: Table 15 and Sec. 4.3.2.
 
   python train.py --config=configs/semantic_landscapes.py --workdir=DIR \
-    --config.first_stage_from=RUNS/vq_f4 --config.data.path=IMAGES
+    --config.first_stage_from=RUNS/vq_f4 --config.data.path=PAIRS
   python train.py --config=configs/semantic_landscapes.py:tiny --workdir=DIR
 
 No figures are printed; see Fig. 9. U-Net 215.23M; only its middle block
@@ -27,7 +27,7 @@ def get_config(variant: str = ''):
     schedule=dict(end=0.0205),
     loss=dict(kind='l1'),
     scale_factor=1.0,
-    data=dict(crop='random'),
+    data=dict(source='pairs', crop='random'),
     optim=dict(learning_rate=4.8e-5),
     batch_size=48,
     num_steps=360_000,

@@ -42,6 +42,6 @@ def get_config(variant: str = ''):
     released=dict(
       task=dict(degradation='bsr_light'),
       unet=dict(head_width=32, num_heads=None),
-      data=dict(source='tfds:open_images_v4'),
+      data=dict(source='folder'),
     ),
   )
