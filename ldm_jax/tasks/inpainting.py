@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.data import images, inputs, masks
+from ldm_jax.data import images, inputs, masks, panels
 from ldm_jax.types import Array, Batch, Conditioning, UserError
 
 
@@ -66,6 +66,11 @@ class Prepare:
     """uint8 [B H W 3], composited: known pixels are the image's, bitwise."""
     known = images.to_uint8(arrays['image'])
     return np.where(arrays['mask'] >= 0.5, drawn, known)
+
+  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
+    """The images with grey holes: uint8 [B H W 3]."""
+    del size
+    return panels.masked(images.to_uint8(arrays['image']), arrays['mask'])
 
 
 class Inpainting(nn.Module):

@@ -47,6 +47,9 @@ class Prepare(text.Prepare):
   def finish(self, drawn: np.ndarray, arrays: dict) -> np.ndarray:
     return self._inpainting.finish(drawn, arrays)
 
+  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
+    return self._inpainting.show(arrays, size)
+
 
 class InpaintingText(text.Text):
   """tokens, image, mask -> context and concat; the null drops the text."""

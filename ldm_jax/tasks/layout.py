@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.data import inputs
+from ldm_jax.data import inputs, panels
 from ldm_jax.data.box_tokens import WHOLE, BoxTokens
 from ldm_jax.nn.transformer import TokenTransformer
 from ldm_jax.types import Batch, Conditioning, UserError
@@ -71,6 +71,17 @@ class Prepare:
   def blank(self, size: int) -> dict:
     del size
     return {'tokens': np.zeros(self.length, np.int32)}
+
+  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
+    """The boxes as the crop shows them: uint8 [B H W 3]."""
+    pictures = []
+    for tokens in arrays['tokens']:
+      boxes, labels, (x0, y0, x1, y1) = self.tokens.decode(tokens)
+      extent = np.maximum([x1 - x0, y1 - y0], 1e-6)
+      corners = (boxes.reshape(-1, 2, 2) - [x0, y0]) / extent
+      shown = corners.clip(0, 1).reshape(-1, 4)
+      pictures.append(panels.boxes(shown, labels, size))
+    return np.stack(pictures)
 
   def _checked(self, boxes, labels) -> tuple[np.ndarray, np.ndarray]:
     """One image's boxes float64 [N 4] and labels int32 [N]; or UserError."""

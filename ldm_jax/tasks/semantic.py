@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.data import inputs
+from ldm_jax.data import inputs, panels
 from ldm_jax.types import Array, Batch, Conditioning, UserError
 
 # No class: all zeros among the one-hot vectors.
@@ -57,6 +57,11 @@ class Prepare:
   def size_of(self, arrays: dict) -> tuple[int, int]:
     """(height, width) of the images to draw."""
     return arrays['segmentation'].shape[-2:]
+
+  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
+    """The maps in colours: uint8 [B H W 3]."""
+    del size
+    return panels.classes(arrays['segmentation'])
 
 
 class Semantic(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.data import degrade, images, inputs
+from ldm_jax.data import degrade, images, inputs, panels
 from ldm_jax.types import Batch, Conditioning, UserError
 
 
@@ -49,6 +49,10 @@ class Prepare:
     """(height, width) of the images to draw."""
     height, width = arrays['low_res'].shape[-3:-1]
     return height * self.factor, width * self.factor
+
+  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
+    """The small images in large pixels: uint8 [B H W 3]."""
+    return panels.enlarged(images.to_uint8(arrays['low_res']), size)
 
 
 class SuperResolution(nn.Module):

@@ -94,3 +94,13 @@ def test_the_null_is_no_layout_that_boxes_can_make():
   tell = jax.jit(lambda b: conditioner.apply(variables, b, None, False).context)
   assert tell(batch).shape == (2, 92, 64)
   assert np.abs(tell(batch) - tell(null)).max() > 1e-3
+
+
+def test_the_picture_has_the_boxes_where_the_crop_shows_them():
+  prepare = Prepare()
+  example = {'image': 0, 'boxes': np.float32([[0.5, 0, 1, 1]]),
+             'box_labels': LABELS[:1], 'crop': np.float32([0.25, 0, 0.75, 1])}  # fmt: skip
+  tokens = prepare(example, np.random.default_rng(0))['tokens']
+  shown = prepare.show({'tokens': tokens[None]}, (64, 64))[0]
+  used = np.flatnonzero((shown != 255).any(axis=(0, 2)))
+  assert used[0] in (31, 32, 33) and used[-1] == 63
