@@ -286,7 +286,7 @@ def tiny(content: dict, **unet_params) -> dict:
   params['image_size'] = 8
   network = params['unet_config']['params']
   network |= {'model_channels': 32, 'num_res_blocks': 1, **unet_params}
-  network['channel_mult'] = [1, 2, 2][: len(network['channel_mult'])]
+  network['channel_mult'] = [1, 2]
   if network.get('num_heads', 1) > 4:
     network['num_heads'] = 4
   if 'num_head_channels' in network:

@@ -15,7 +15,6 @@ import pathlib
 
 import jax
 import pytest
-from tests.interop import released
 
 from ldm_jax import build
 from ldm_jax.interop import (
@@ -25,6 +24,7 @@ from ldm_jax.interop import (
   compvis_release,
   imported,
 )
+from tests.interop import released
 
 FACTS = json.loads(
   (pathlib.Path(__file__).parent / 'released_names.json').read_text()
@@ -88,21 +88,13 @@ def test_no_name_stands_for_two_tensors(name):
   assert len({row.ours for row in rows}) == len(rows)
 
 
-# Full size, without arithmetic; the other kinds' U-Nets differ in widths only.
-NETWORKS = (
-    'first_stage_vq-f8', 'first_stage_vq-f4-noattn', 'first_stage_kl-f32',
-    'ldm.lsun_churches256', 'ldm.cin256', 'ldm.text2img256',
-    'ldm.layout2img-openimages256', 'ldm.bsr_sr', 'ldm.inpainting_big',
-    'ldm.semantic_synthesis256',
-)  # fmt: skip
-
-
-@pytest.mark.parametrize('name', [*NETWORKS, 'stable_diffusion'])
+@pytest.mark.parametrize('name', [*FACTS, 'stable_diffusion'])
 def test_the_table_has_the_parameters_of_our_networks(name):
   make = released.CONFIGS.get(name, released.stable_diffusion)
-  config = imported.complete(compvis_config.read(make()).config)
-  if config.get('task', {}).get('depth', 0) > 2:
-    config['task']['depth'] = 2  # Its layers are alike, and slow to trace.
+  config = compvis_config.read(released.tiny(make())).config
+  if config.get('task', {}).get('name') == 'retrieval':
+    pytest.skip('its task comes later')
+  config = imported.complete(config)
   parts = build.parts(config)
   tree = {
     'first_stage': jax.eval_shape(

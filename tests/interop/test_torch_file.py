@@ -5,10 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tests.interop import hostile
 
 from ldm_jax.interop import files
 from ldm_jax.types import UserError
+from tests.interop import hostile
 
 ALL = {
   **{f'zip, {k}': v for k, v in hostile.ZIPS.items()},
