@@ -103,6 +103,16 @@ def to_classes(colours: np.ndarray, palette: np.ndarray, names) -> np.ndarray:
   return classes
 
 
+def find_palette(
+  folder: str,
+) -> tuple[np.ndarray, list[str]] | tuple[None, None]:
+  """`read_palette` of the one in a folder; Nones where there is none."""
+  for name in PALETTES:
+    if os.path.isfile(os.path.join(folder, name)):
+      return read_palette(os.path.join(folder, name))
+  return None, None
+
+
 def read_palette(file: str) -> tuple[np.ndarray, list[str]]:
   """(colours int [n 3], names) of lines `R G B name`; or UserError."""
   colours, names = [], []
@@ -159,13 +169,9 @@ def open_pairs(
   if not found:
     raise UserError(f'No pairs of {root} are left with data.holdout={holdout}.')
   pairs = [found[key] for key in sorted(found)]
-  palette = classes = None
-  for name in PALETTES:
-    if os.path.isfile(os.path.join(root, name)) and kind == 'segmentation':
-      palette, classes = read_palette(os.path.join(root, name))
-      break
   files, maps = zip(*pairs)
-  return Pairs(root, list(files), list(maps), kind, palette, classes)
+  colours = find_palette(root) if kind == 'segmentation' else (None, None)
+  return Pairs(root, list(files), list(maps), kind, *colours)
 
 
 def find(root: str) -> dict[tuple[str, str], tuple[str, str]]:

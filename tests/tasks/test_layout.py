@@ -48,8 +48,12 @@ def test_training_shuffles_objects_and_keeps_them_all():
 
 def test_boxes_are_told_in_the_whole_image_of_a_crop():
   crop = np.float32([0.25, 0, 0.75, 1])
-  example = {'image': 0, 'boxes': np.float32([[0, 0, 1, 1]]),
-             'box_labels': LABELS[:1], 'crop': crop}  # fmt: skip
+  example = {
+    'image': 0,
+    'boxes': np.float32([[0, 0, 1, 1]]),
+    'box_labels': LABELS[:1],
+    'crop': crop,
+  }
   prepare = Prepare()
   tokens = prepare(example, np.random.default_rng(0))['tokens']
   boxes, _, found = prepare.tokens.decode(tokens)
@@ -98,8 +102,12 @@ def test_the_null_is_no_layout_that_boxes_can_make():
 
 def test_the_picture_has_the_boxes_where_the_crop_shows_them():
   prepare = Prepare()
-  example = {'image': 0, 'boxes': np.float32([[0.5, 0, 1, 1]]),
-             'box_labels': LABELS[:1], 'crop': np.float32([0.25, 0, 0.75, 1])}  # fmt: skip
+  example = {
+    'image': 0,
+    'boxes': np.float32([[0.5, 0, 1, 1]]),
+    'box_labels': LABELS[:1],
+    'crop': np.float32([0.25, 0, 0.75, 1]),
+  }
   tokens = prepare(example, np.random.default_rng(0))['tokens']
   shown = prepare.show({'tokens': tokens[None]}, (64, 64))[0]
   used = np.flatnonzero((shown != 255).any(axis=(0, 2)))

@@ -1,0 +1,160 @@
+"""The files that a user samples from: layouts, maps, images and masks."""
+
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from ldm_jax.data import images, pairs
+from ldm_jax.types import UserError
+
+
+def layouts(
+  path: str, classes: Sequence[str] | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+  """(boxes [N 4], box_labels [N]) of each layout in a JSON file.
+
+  The file holds {"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}, or a
+  list of those. Corners are in [0, 1]; a label is a number, or one of
+  `classes`.
+  """
+  try:
+    with open(path, encoding='utf-8') as file:
+      content = json.load(file)
+  except (OSError, ValueError) as error:
+    raise UserError(f'--layout: {path} cannot be read: {error}.') from error
+  found = content if isinstance(content, list) else [content]
+  boxes, labels = [], []
+  for number, one in enumerate(found):
+    try:
+      corners = np.array(one['boxes'], np.float32).reshape(-1, 4)
+      names = list(one['labels'])
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(
+        f'--layout: layout {number} of {path} is not {{"boxes": [[x0, y0, x1,'
+        ' y1], ...], "labels": [...]}.'
+      ) from error
+    if len(names) != len(corners):
+      raise UserError(
+        f'--layout: layout {number} of {path} has {len(corners)} boxes and'
+        f' {len(names)} labels.'
+      )
+    boxes.append(corners)
+    labels.append(
+      np.array([_label(name, classes, path) for name in names], np.int32)
+    )
+  if not boxes:
+    raise UserError(f'--layout: {path} has no layout.')
+  return boxes, labels
+
+
+def _label(name, classes: Sequence[str] | None, path: str) -> int:
+  if isinstance(name, int) and not isinstance(name, bool):
+    return name
+  if classes is None:
+    raise UserError(
+      f'--layout: {path} has the label {name!r}, but the names of the classes'
+      ' are not known here; use numbers.'
+    )
+  if name not in classes:
+    few = ', '.join(map(str, classes[:8]))
+    raise UserError(
+      f'--layout: {path} has the label {name!r}, which is none of the'
+      f' {len(classes)} classes: {few}, ...'
+    )
+  return list(classes).index(name)
+
+
+def pictures(flag: str, path: str) -> list[np.ndarray]:
+  """Images uint8 [H W 3] of a file or folder, by name."""
+  return [_read(flag, file) for file in _files(flag, path)]
+
+
+def masks(flag: str, path: str) -> list[np.ndarray]:
+  """Masks int32 [H W] of a file or folder; bright is 1, to be filled."""
+  return [(_read(flag, f)[..., 0] >= 128).astype(np.int32)
+          for f in _files(flag, path)]  # fmt: skip
+
+
+def maps(flag: str, path: str) -> list[np.ndarray]:
+  """Maps of classes int32 [H W] of a file or folder of PNGs.
+
+  A palette.txt beside them says that they are colours; see data.pairs.
+  """
+  files = _files(flag, path)
+  palette, classes = pairs.find_palette(os.path.dirname(files[0]))
+  if palette is None:
+    return [_read(flag, file, as_map=True) for file in files]
+  convert = lambda f: pairs.to_classes(_read(flag, f), palette, classes)
+  return [_guarded(flag, file, convert) for file in files]
+
+
+def image_mask_pairs(path: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+  """Images and masks of a folder of a.png and a_mask.png, as released."""
+  source = pairs.Pairs(path, *_sides(path), 'mask')
+  read = lambda i: _guarded('--image', source.name(i), lambda _: source[i])
+  found = [read(i) for i in range(len(source))]
+  return [e['image'] for e in found], [e['mask'] for e in found]
+
+
+def _sides(path: str) -> tuple[list[str], list[str]]:
+  found = pairs.find(os.path.abspath(path))
+  return tuple(map(list, zip(*(found[key] for key in sorted(found)))))
+
+
+def fit(
+  pixels: np.ndarray, size: tuple[int, int], nearest: bool = False
+) -> np.ndarray:
+  """Resized to cover size (H, W), then cropped around the centre."""
+  height, width = pixels.shape[:2]
+  scale = max(size[0] / height, size[1] / width)
+  # The part of the picture that is kept, in its own pixels.
+  h, w = size[0] / scale, size[1] / scale
+  left, top = (width - w) / 2, (height - h) / 2
+  how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+  box = (left, top, left + w, top + h)
+  return np.array(Image.fromarray(pixels).resize(size[::-1], how, box=box))
+
+
+def same_size(flag: str, found: Sequence[np.ndarray]) -> np.ndarray:
+  """[B H W ..]; UserError where sizes differ."""
+  sizes = sorted({pixels.shape[:2] for pixels in found})
+  if len(sizes) > 1:
+    (a, b), (c, d) = sizes[0], sizes[-1]
+    raise UserError(
+      f'{flag} has files of {a}x{b} and of {c}x{d}; give --size=HEIGHTxWIDTH'
+      ' to bring all to one size.'
+    )
+  return np.stack(found)
+
+
+def _files(flag: str, path: str) -> list[str]:
+  if os.path.isfile(path):
+    return [path]
+  if not os.path.isdir(path):
+    raise UserError(f'{flag}: {path} does not exist.')
+  files = sorted(
+    os.path.join(path, name)
+    for name in os.listdir(path)
+    if name.lower().endswith(images.EXTENSIONS)
+  )
+  if not files:
+    raise UserError(
+      f'{flag}: {path} holds no file that ends in'
+      f' {", ".join(images.EXTENSIONS)}.'
+    )
+  return files
+
+
+def _read(flag: str, file: str, as_map: bool = False) -> np.ndarray:
+  return _guarded(flag, file, lambda f: images.read(f, as_map))
+
+
+def _guarded(flag: str, file: str, read):
+  """read(file), a bad image as the user's mistake."""
+  try:
+    return read(file)
+  except images.BadImage as error:
+    raise UserError(f'{flag}: {file}: {error}.') from error
