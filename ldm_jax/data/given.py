@@ -1,5 +1,6 @@
 """The files that a user samples from: layouts, maps, images and masks."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from ldm_jax.data import images, pairs
+from ldm_jax.data.examples import Read, Transform
+from ldm_jax.data.spec import DataSpec
 from ldm_jax.types import UserError
 
 
@@ -158,3 +161,47 @@ def _guarded(flag: str, file: str, read):
     return read(file)
   except images.BadImage as error:
     raise UserError(f'{flag}: {file}: {error}.') from error
+
+
+def conditions(
+  source, prepare, spec: DataSpec, num: int, seed: int = 0
+) -> tuple[dict[str, list], dict[str, np.ndarray]]:
+  """A source's first `num` conditions: (short labels as JSON, task's arrays).
+
+  Cropped around the centre, as in evaluation.
+  """
+  if len(source) < num:
+    raise UserError(
+      f'{source!r} has {len(source)} examples; --num={num} is more.'
+    )
+  spec = dataclasses.replace(spec, crop='center', flip=False)
+  read, transform = Read(source, spec), Transform(_Both(prepare), spec)
+  labels, arrays = [], []
+  for index in range(num):
+    example = read(index)
+    text = example.get('text', '')
+    if not isinstance(text, str):  # The one that the sample will be held to.
+      example['text'] = text[0]
+    made = transform(example, np.random.default_rng((seed, index)))
+    labels.append(made['labels'])
+    arrays.append(made['arrays'])
+  keys = prepare.blank(spec.size)
+  return (
+    {k: [label[k] for label in labels] for k in labels[0]},
+    {k: np.stack([array[k] for array in arrays]) for k in keys},
+  )
+
+
+class _Both:
+  """A task's prepare that also gives the labels that it makes arrays of."""
+
+  def __init__(self, prepare):
+    self.prepare = prepare
+
+  def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    labels = {
+      key: np.asarray(example[key]).tolist()
+      for key in self.prepare.needs
+      if np.ndim(example[key]) < 2 or key == 'boxes'  # No maps.
+    }
+    return {'labels': labels, 'arrays': self.prepare(example, rng)}

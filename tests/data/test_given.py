@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.data import given
+from ldm_jax.data import given, scenes
+from ldm_jax.data.spec import DataSpec
+from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
 from ldm_jax.types import UserError
 
 
@@ -106,3 +108,35 @@ def test_paths_that_do_not_exist(tmp_path):
     given.pictures('--image', str(tmp_path / 'x'))
   with pytest.raises(UserError, match='no file'):
     given.pictures('--image', str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  'prepare, labels, arrays',
+  [
+    (text.Prepare(vocab_file='scenes', length=16), {'text'}, {'tokens'}),
+    (layout.Prepare(), {'boxes', 'box_labels'}, {'tokens'}),
+    (semantic.Prepare(41), set(), {'segmentation'}),
+    (super_resolution.Prepare(), set(), {'low_res'}),
+    (inpainting.Prepare(), set(), {'image', 'mask'}),
+  ],
+)
+def test_conditions_are_what_the_task_makes_of_a_source(
+  prepare, labels, arrays
+):
+  spec = DataSpec('scenes', 32, max_objects=3)
+  found = [
+    given.conditions(scenes.Scenes(), prepare, spec, num) for num in (3, 2)
+  ]
+  assert set(found[0][0]) == labels and set(found[0][1]) == arrays
+  json.dumps(found[0][0])
+  for key in arrays:
+    assert found[0][1][key].shape[0] == 3
+    # An example's condition depends on nothing else.
+    np.testing.assert_array_equal(found[0][1][key][:2], found[1][1][key])
+
+
+def test_more_conditions_than_there_are():
+  with pytest.raises(UserError, match='5 examples; --num=6'):
+    source = scenes.Scenes(num_examples=5)
+    spec = DataSpec('scenes', 32)
+    given.conditions(source, inpainting.Prepare(), spec, 6)
