@@ -30,20 +30,22 @@ DTYPES = {
   'torch.BoolStorage': np.dtype('?'),
 }
 # Trainers write such things beside the tensors: callbacks, settings, numbers.
+_BUILTINS = (
+    'bool', 'bytes', 'bytearray', 'complex', 'dict', 'float', 'frozenset',
+    'int', 'list', 'object', 'set', 'slice', 'str', 'tuple',
+)  # fmt: skip
 INERT = (
     'pytorch_lightning.', 'lightning.', 'lightning_fabric.', 'omegaconf.',
     'torch.optim.', 'ldm.', 'taming.', 'main.', 'numpy.dtype',
     'numpy.core.multiarray.', 'numpy._core.multiarray.', 'argparse.Namespace',
     'collections.defaultdict', 'collections.Counter', 'collections.deque',
     'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib.PurePosixPath',
-    'copyreg._reconstructor', 'copy_reg._reconstructor', 'builtins.object',
-    '__builtin__.object', 'builtins.set', '__builtin__.set', 'builtins.dict',
-    '__builtin__.dict', 'builtins.list', 'builtins.int', 'builtins.float',
-    'builtins.str', 'builtins.bool', 'builtins.complex', 'builtins.slice',
-    'typing.Any', 'datetime.', '_codecs.encode', 'torch.device',
-    'torch.float', 'torch.bfloat16', 'torch.half', 'torch.double',
-    'torch.int', 'torch.long', 'torch.short', 'torch.uint8', 'torch.bool',
-    *DTYPES,
+    'copyreg._reconstructor', 'copy_reg._reconstructor', 'typing.Any',
+    'datetime.', '_codecs.encode', 'torch.device', 'torch.float',
+    'torch.bfloat16', 'torch.half', 'torch.double', 'torch.int', 'torch.long',
+    'torch.short', 'torch.uint8', 'torch.bool', *DTYPES,
+    *(f'builtins.{name}' for name in _BUILTINS),
+    *(f'__builtin__.{name}' for name in _BUILTINS),
 )  # fmt: skip
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
