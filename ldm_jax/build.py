@@ -7,13 +7,13 @@ found here, before anything is compiled, and answered with the nearest name.
 import dataclasses
 import difflib
 import functools
+import json
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,12 +28,12 @@ from ldm_jax.models.latent_diffusion import LatentDiffusion
 from ldm_jax.models.unet import UNet
 from ldm_jax.tasks import TASKS
 from ldm_jax.training import diffusion_step, first_stage_step, optim
-from ldm_jax.types import Array, UserError
+from ldm_jax.types import Array, Params, UserError
 
 FIRST_STAGES = {
-    'kl': autoencoder.AutoencoderKL,
-    'vq': autoencoder.AutoencoderVQ,
-    'identity': autoencoder.Identity,
+  'kl': autoencoder.AutoencoderKL,
+  'vq': autoencoder.AutoencoderVQ,
+  'identity': autoencoder.Identity,
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -117,7 +117,7 @@ class Parts:
     f = self.first_stage.downsampling
     if height % f or width % f:
       raise UserError(
-          f'size {height}x{width} does not divide by the first stage\'s f={f}.'
+        f"size {height}x{width} does not divide by the first stage's f={f}."
       )
     return height // f, width // f, self.first_stage.latent_channels
 
@@ -125,8 +125,8 @@ class Parts:
     """A batch of zeros in the shapes of training."""
     side = self.data.size
     blank = {
-        'image': np.zeros((side, side, 3), np.float32),
-        **self.prepare.blank(side),
+      'image': np.zeros((side, side, 3), np.float32),
+      **self.prepare.blank(side),
     }
     return {k: np.stack([v] * size) for k, v in blank.items()}
 
@@ -144,44 +144,42 @@ def parts(config: Mapping[str, Any]) -> Parts:
                   'show_every', 'save_every', 'keep_checkpoints'))  # fmt: skip
   dtype = DTYPES[top.dtype]
   shared = {
-      'config': top,
-      'data': construct('data', DataSpec, top.data),
-      'first_stage': first_stage(top.first_stage, dtype),
-      'mesh': construct('mesh', MeshSpec, top.mesh),
-      'optim': construct('optim', optim.OptimSpec, top.optim),
+    'config': top,
+    'data': construct('data', DataSpec, top.data),
+    'first_stage': first_stage(top.first_stage, dtype),
+    'mesh': construct('mesh', MeshSpec, top.mesh),
+    'optim': construct('optim', optim.OptimSpec, top.optim),
   }
   if top.stage == 'first_stage':
     built = Parts(
-        prepare=TASKS['unconditional'].prepare(),
-        loss=construct('loss', FirstStageLossSpec, top.loss),
-        **shared,
+      prepare=TASKS['unconditional'].prepare(),
+      loss=construct('loss', FirstStageLossSpec, top.loss),
+      **shared,
     )
   elif top.stage == 'diffusion':
     loss = construct('loss', DiffusionLossSpec, top.loss)
     schedule = _call('schedule', schedules.make, top.schedule)
     conditioner, prepare = task(top.task, dtype)
     built = Parts(
-        prepare=prepare,
-        loss=loss,
-        schedule=schedule,
-        model=LatentDiffusion(
-            unet=construct('unet', UNet, top.unet, dtype=dtype),
-            conditioner=conditioner,
-            null_prob=top.null_prob,
-            logvar_timesteps=(
-                schedule.num_timesteps if loss.learn_logvar else 0
-            ),
-            logvar_init=loss.logvar_init,
-        ),
-        sampling=construct('sampling', SamplingSpec, top.sampling),
-        **shared,
+      prepare=prepare,
+      loss=loss,
+      schedule=schedule,
+      model=LatentDiffusion(
+        unet=construct('unet', UNet, top.unet, dtype=dtype),
+        conditioner=conditioner,
+        null_prob=top.null_prob,
+        logvar_timesteps=(schedule.num_timesteps if loss.learn_logvar else 0),
+        logvar_init=loss.logvar_init,
+      ),
+      sampling=construct('sampling', SamplingSpec, top.sampling),
+      **shared,
     )
     built.model.unet.check()
   else:
     raise UserError(
-        f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion'."
+      f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion'."
     )
-  built.latent_shape  # pylint: disable=pointless-statement; checks the size
+  built.latent_shape_of(built.data.size, built.data.size)  # Checks the size.
   return built
 
 
@@ -204,8 +202,8 @@ def task(section: Mapping[str, Any], dtype: Any = jnp.float32):
   names = [fields_of(kind) for kind in kinds]
   _check_keys('task', fields, {**names[0], **names[1]})
   conditioner, prepare = (
-      construct('task', kind, {k: v for k, v in fields.items() if k in known})
-      for kind, known in zip(kinds, names, strict=True)
+    construct('task', kind, {k: v for k, v in fields.items() if k in known})
+    for kind, known in zip(kinds, names, strict=True)
   )
   if 'dtype' in names[0]:
     conditioner = conditioner.clone(dtype=dtype)
@@ -227,9 +225,7 @@ class Training:
   learning_rate: Callable[[Array], Array]
 
   def to_items(self, state: Any) -> dict[str, Any]:
-    fields = {
-        f.name: getattr(state, f.name) for f in dataclasses.fields(state)
-    }
+    fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
     items = {item: fields.pop(name) for name, item in self.items.items()}
     return {**items, 'train': fields}
 
@@ -238,42 +234,48 @@ class Training:
     return self.state_class(**fields, **items['train'])
 
 
-def training(built: Parts) -> Training:
-  """The stage's pure step function and its initial state."""
+def training(
+  built: Parts, gather: Callable[[Params], Params] = lambda params: params
+) -> Training:
+  """The stage's pure step function and its initial state.
+
+  `gather` makes sharded parameters whole; see training.parallel.
+  """
   top = built.config
   optimizer = lambda: optim.make(built.optim, top.num_steps, top.batch_size)
   learning_rate = optim.learning_rate(
-      built.optim, top.num_steps, top.batch_size
+    built.optim, top.num_steps, top.batch_size
   )
   if built.model is None:
     tx, disc_tx = optimizer(), optimizer()
     side = built.data.size
     return Training(
-        init=lambda rng: first_stage_step.init_state(
-            built.first_stage, built.loss, tx, disc_tx, rng, (side, side, 3)
-        ),
-        step=first_stage_step.make_train_step(
-            built.first_stage, built.loss, tx, disc_tx, top.grad_accum
-        ),
-        state_class=first_stage_step.FirstStageState,
-        items={'params': 'first_stage'},
-        learning_rate=learning_rate,
+      init=lambda rng: first_stage_step.init_state(
+        built.first_stage, built.loss, tx, disc_tx, rng, (side, side, 3)
+      ),
+      step=first_stage_step.make_train_step(
+        built.first_stage, built.loss, tx, disc_tx, top.grad_accum, gather
+      ),
+      state_class=first_stage_step.FirstStageState,
+      items={'params': 'first_stage'},
+      learning_rate=learning_rate,
     )
   tx = optimizer()
   return Training(
-      init=lambda rng: init_diffusion_state(built, tx, rng),
-      step=diffusion_step.make_train_step(
-          built.model,
-          built.codec,
-          built.schedule,
-          built.loss,
-          tx,
-          top.ema_decay,
-          top.grad_accum,
-      ),
-      state_class=diffusion_step.TrainState,
-      items={'params': 'model', 'ema': 'ema'},
-      learning_rate=learning_rate,
+    init=lambda rng: init_diffusion_state(built, tx, rng),
+    step=diffusion_step.make_train_step(
+      built.model,
+      built.codec,
+      built.schedule,
+      built.loss,
+      tx,
+      top.ema_decay,
+      top.grad_accum,
+      gather,
+    ),
+    state_class=diffusion_step.TrainState,
+    items={'params': 'model', 'ema': 'ema'},
+    learning_rate=learning_rate,
   )
 
 
@@ -282,7 +284,7 @@ def init_diffusion_state(built: Parts, tx, rng: Array):
   latent = built.latent_shape
   encode = lambda image: jnp.zeros((image.shape[0], *latent))
   return diffusion_step.init_state(
-      built.model, tx, latent, built.blank_batch(1), encode, rng
+    built.model, tx, latent, built.blank_batch(1), encode, rng
   )
 
 
@@ -294,7 +296,7 @@ def init_first_stage(built: Parts, rng: Array):
 
 
 def construct(
-    section: str, kind: type, values: Mapping[str, Any], **extra
+  section: str, kind: type, values: Mapping[str, Any], **extra
 ) -> Any:
   """kind(**values, **extra); keys and types are checked against its fields.
 
@@ -310,18 +312,18 @@ def construct(
   _check_keys(section, values, {k: v for k, v in known.items()
                                 if k not in hidden})  # fmt: skip
   missing = [
-      name
-      for name, field in known.items()
-      if name not in values
-      and name not in extra
-      and field.default is dataclasses.MISSING
-      and field.default_factory is dataclasses.MISSING
+    name
+    for name, field in known.items()
+    if name not in values
+    and name not in extra
+    and field.default is dataclasses.MISSING
+    and field.default_factory is dataclasses.MISSING
   ]
   if missing:
     raise UserError(f'{_key(section, missing[0])} is missing from the config.')
   hints = _hints(kind)
   values = {
-      k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()
+    k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()
   }
   return kind(**values, **extra)
 
@@ -329,10 +331,15 @@ def construct(
 def fields_of(kind: type) -> dict[str, dataclasses.Field]:
   """A dataclass's or Linen module's own fields, by name."""
   return {
-      f.name: f
-      for f in dataclasses.fields(kind)
-      if f.init and f.name not in ('parent', 'name')
+    f.name: f
+    for f in dataclasses.fields(kind)
+    if f.init and f.name not in ('parent', 'name')
   }
+
+
+def plain(config: Any) -> dict[str, Any]:
+  """A ConfigDict as config.json holds it; unset placeholders are None."""
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _call(section: str, function: Callable, values: Mapping[str, Any]):
@@ -340,9 +347,9 @@ def _call(section: str, function: Callable, values: Mapping[str, Any]):
   hints = _hints(function)
   values = {k: v for k, v in _plain(values).items() if v is not None}
   _check_keys(section, values, [k for k in hints if k != 'return'])
-  return function(**{
-      k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()
-  })
+  return function(
+    **{k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()}
+  )
 
 
 @functools.cache
@@ -356,18 +363,18 @@ def _check_keys(section: str, values, known):
       near = difflib.get_close_matches(key, known, 1, 0.5)
       hint = f' Did you mean {_key(section, near[0])!r}?' if near else ''
       raise UserError(
-          f'{_key(section, key)!r} is not a config key.{hint} '
-          f'Known there: {", ".join(known) or "none"}.'
+        f'{_key(section, key)!r} is not a config key.{hint} '
+        f'Known there: {", ".join(known) or "none"}.'
       )
 
 
 def _fitted(key: str, value: Any, hint: Any) -> Any:
   """The value in the hinted type; ints pass as floats, lists as tuples."""
   options = (
-      typing.get_args(hint)
-      if isinstance(hint, types.UnionType)
-      or typing.get_origin(hint) is typing.Union
-      else (hint,)
+    typing.get_args(hint)
+    if isinstance(hint, types.UnionType)
+    or typing.get_origin(hint) is typing.Union
+    else (hint,)
   )
   for option in options:
     origin = typing.get_origin(option) or option
@@ -382,7 +389,7 @@ def _fitted(key: str, value: Any, hint: Any) -> Any:
     if origin is int and type(value) is float and value.is_integer():
       return int(value)
     if origin is Any or (
-        isinstance(origin, type) and type(value) in (origin, *_as(origin))
+      isinstance(origin, type) and type(value) in (origin, *_as(origin))
     ):
       return value
   names = ' or '.join(getattr(o, '__name__', str(o)) for o in options)
@@ -404,7 +411,7 @@ def _pick(key: str, name: Any, table: Mapping[str, Any]) -> Any:
     near = difflib.get_close_matches(str(name), table, 1)
     hint = f' Did you mean {near[0]!r}?' if near else ''
     raise UserError(
-        f'{key}={name!r} is unknown.{hint} Allowed: {", ".join(table)}.'
+      f'{key}={name!r} is unknown.{hint} Allowed: {", ".join(table)}.'
     )
   return table[name]
 

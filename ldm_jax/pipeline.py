@@ -1,7 +1,7 @@
 """The Python face: a trained run, ready to encode, denoise and sample.
 
-  ldm = ldm_jax.load('runs/scenes')
-  images = ldm.sample(num=4, text='a red circle in the top left', guidance=3.0)
+ldm = ldm_jax.load('runs/scenes')
+images = ldm.sample(num=4, text='a red circle in the top left', guidance=3.0)
 """
 
 import functools
@@ -18,6 +18,7 @@ from ldm_jax import build
 from ldm_jax.diffusion import SOLVERS, sampling
 from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
+from ldm_jax.nn import conv
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
 
@@ -39,6 +40,9 @@ def load(workdir: str, step: int | None = None) -> 'LatentDiffusionPipeline':
   if parts.model is not None:
     names += ['model', 'ema']
   params, meta = checkpoint.load_items(workdir, names, step)
+  if parts.model is not None and not meta.get('use_ema', True):
+    # An import that samples by the raw weights; the averaged are kept too.
+    params['ema'] = params['model']['unet']
   return LatentDiffusionPipeline(parts, params, meta.get('scale_factor'))
 
 
@@ -56,16 +60,16 @@ class LatentDiffusionPipeline:
   """
 
   def __init__(
-      self,
-      parts: build.Parts,
-      params: Mapping[str, Params],
-      scale_factor: float | None = None,
-      mesh: Mesh | None = None,
+    self,
+    parts: build.Parts,
+    params: Mapping[str, Params],
+    scale_factor: float | None = None,
+    mesh: Mesh | None = None,
   ):
     if parts.model is not None and scale_factor is None:
       raise UserError(
-          'The checkpoint has no scale_factor, so its latents have no known '
-          'scale; add it to meta.json or import the model again.'
+        'The checkpoint has no scale_factor, so its latents have no known '
+        'scale; add it to meta.json or import the model again.'
       )
     self.parts = parts
     self.config = parts.config
@@ -82,14 +86,14 @@ class LatentDiffusionPipeline:
   @params.setter
   def params(self, params: Mapping[str, Params]):
     place = lambda x: (
-        x if on(self.mesh, x) else jax.device_put(x, self._everywhere)
+      x if on(self.mesh, x) else jax.device_put(x, self._everywhere)
     )
     self._params = jax.tree.map(place, dict(params))
     if not params:
       return
     self._frozen = {
-        'first_stage': self._params['first_stage'],
-        'scale_factor': jnp.float32(self.scale_factor),
+      'first_stage': self._params['first_stage'],
+      'scale_factor': jnp.float32(self.scale_factor),
     }
     if self.parts.model is not None:
       # As released: the average is of the U-Net, the conditioner is as it is.
@@ -111,11 +115,11 @@ class LatentDiffusionPipeline:
 
   @functools.cached_property
   def _encode(self):
-    return jax.jit(self.parts.codec.encode)
+    return self._jit(self.parts.codec.encode)
 
   @functools.cached_property
   def _decode(self):
-    return jax.jit(self.parts.codec.decode)
+    return self._jit(self.parts.codec.decode)
 
   # The diffusion model.
 
@@ -140,18 +144,18 @@ class LatentDiffusionPipeline:
     return self._denoise(self._weights, z_t, t, self._place(cond))
 
   def sample_latents(
-      self,
-      noise: Array,
-      cond: Conditioning,
-      null: Conditioning | None = None,
-      *,
-      steps: int = 50,
-      sampler: str = 'ddim',
-      eta: float = 0.0,
-      guidance: float = 1.0,
-      spacing: str = 'leading',
-      seed: int = 0,
-      first: int = 0,
+    self,
+    noise: Array,
+    cond: Conditioning,
+    null: Conditioning | None = None,
+    *,
+    steps: int = 50,
+    sampler: str = 'ddim',
+    eta: float = 0.0,
+    guidance: float = 1.0,
+    spacing: str = 'leading',
+    seed: int = 0,
+    first: int = 0,
   ) -> Array:
     """noise [B h w c] ~ N(0, I) -> latents [B h w c] at unit scale.
 
@@ -173,29 +177,29 @@ class LatentDiffusionPipeline:
     self._need_model()
     noise = self._place(noise)
     return self._sample_latents(
-        self._weights,
-        self.tabulate(steps, sampler, eta, spacing),
-        noise,
-        sampling.image_keys(seed, first, noise.shape[0]),
-        self._place(cond),
-        self._null_for(guidance, null),
-        jnp.float32(guidance),
+      self._weights,
+      self.tabulate(steps, sampler, eta, spacing),
+      noise,
+      sampling.image_keys(seed, first, noise.shape[0]),
+      self._place(cond),
+      self._null_for(guidance, null),
+      jnp.float32(guidance),
     )
 
   def sample(
-      self,
-      num: int = 4,
-      *,
-      steps: int = 50,
-      seed: int = 0,
-      sampler: str = 'ddim',
-      eta: float = 0.0,
-      guidance: float = 1.0,
-      spacing: str = 'leading',
-      size: tuple[int, int] | None = None,
-      batch_size: int = 64,
-      first: int = 0,
-      **task_inputs,
+    self,
+    num: int = 4,
+    *,
+    steps: int = 50,
+    seed: int = 0,
+    sampler: str = 'ddim',
+    eta: float = 0.0,
+    guidance: float = 1.0,
+    spacing: str = 'leading',
+    size: tuple[int, int] | None = None,
+    batch_size: int = 64,
+    first: int = 0,
+    **task_inputs,
   ) -> np.ndarray:
     """Images uint8 [num H W 3], from noise to pixels in one program.
 
@@ -223,25 +227,26 @@ class LatentDiffusionPipeline:
     return np.concatenate(list(batches))
 
   def sample_batches(
-      self,
-      num: int,
-      *,
-      steps: int,
-      seed: int,
-      sampler: str,
-      eta: float,
-      guidance: float,
-      spacing: str,
-      size: tuple[int, int] | None,
-      batch_size: int,
-      first: int = 0,
-      **task_inputs,
+    self,
+    num: int,
+    *,
+    steps: int,
+    seed: int,
+    sampler: str,
+    eta: float,
+    guidance: float,
+    spacing: str,
+    size: tuple[int, int] | None,
+    batch_size: int,
+    first: int = 0,
+    **task_inputs,
   ) -> Iterator[np.ndarray]:
     """As `sample`, a batch at a time."""
     self._need_model()
     if num < 1 or batch_size < 1:
       raise UserError(f'num={num} and batch_size={batch_size}: at least 1.')
-    inputs = self._inputs(num, task_inputs)
+    inputs = self.inputs(num, task_inputs)
+    inputs['batch'] = np.zeros(num)  # Something to count examples by.
     shape = self.parts.latent_shape_of(*self._size(size, inputs))
     rows = self.tabulate(steps, sampler, eta, spacing)
     devices = self.mesh.size
@@ -251,32 +256,32 @@ class LatentDiffusionPipeline:
       chosen = np.minimum(np.arange(start, start + batch_size), num - 1)
       take = lambda x, chosen=chosen: jax.device_put(x[chosen], self._split)
       images = self._sample_images(
-          self._weights,
-          self._frozen,
-          rows,
-          jax.device_put(
-              sampling.image_keys(seed, first + start, batch_size), self._split
-          ),
-          jax.tree.map(take, inputs),
-          jnp.float32(guidance),
-          shape=shape,
-          guided=guidance != 1.0,
+        self._weights,
+        self._frozen,
+        rows,
+        jax.device_put(
+          sampling.image_keys(seed, first + start, batch_size), self._split
+        ),
+        jax.tree.map(take, inputs),
+        jnp.float32(guidance),
+        shape=shape,
+        guided=guidance != 1.0,
       )
       images = parallel.fetch(images)[: num - start]
       if hasattr(self.parts.prepare, 'finish'):
         chosen = chosen[: len(images)]
         images = self.parts.prepare.finish(
-            images, {k: v[chosen] for k, v in inputs.items()}
+          images, {k: v[chosen] for k, v in inputs.items()}
         )
       yield images
 
   def tabulate(
-      self, steps: int, sampler: str, eta: float, spacing: str
+    self, steps: int, sampler: str, eta: float, spacing: str
   ) -> sampling.Steps:
     """The solver's table for this run's schedule."""
     if sampler not in SOLVERS:
       raise UserError(
-          f'sampler={sampler!r} is unknown; allowed: {", ".join(SOLVERS)}.'
+        f'sampler={sampler!r} is unknown; allowed: {", ".join(SOLVERS)}.'
       )
     levels = sampling.levels(self.parts.schedule, steps, spacing)
     return SOLVERS[sampler](levels, eta)
@@ -285,37 +290,41 @@ class LatentDiffusionPipeline:
 
   @functools.cached_property
   def _condition(self):
-    return jax.jit(functools.partial(self._conditioning, 'condition'))
+    return self._jit(functools.partial(self._conditioning, 'condition'))
 
   @functools.cached_property
   def _null(self):
-    return jax.jit(functools.partial(self._conditioning, 'null_condition'))
+    return self._jit(functools.partial(self._conditioning, 'null_condition'))
 
   @functools.cached_property
   def _denoise(self):
-    return jax.jit(self._eps)
+    return self._jit(self._eps)
 
   @functools.cached_property
   def _sample_latents(self):
-    return jax.jit(self._walk)
+    return self._jit(self._walk)
 
   @functools.cached_property
   def _sample_images(self):
-    return jax.jit(
-        self._noise_to_pixels,
-        static_argnames=('shape', 'guided'),
-        out_shardings=self._split,
+    return self._jit(
+      self._noise_to_pixels,
+      static_argnames=('shape', 'guided'),
+      out_shardings=self._split,
     )
+
+  def _jit(self, function, **settings):
+    options = conv.cpu_compiler_options()
+    return jax.jit(function, compiler_options=options, **settings)
 
   def _conditioning(self, method, weights, frozen, batch):
     encode = functools.partial(self.parts.codec.encode, frozen)
     return self.parts.model.apply(
-        {'params': weights}, batch, encode, method=method
+      {'params': weights}, batch, encode, method=method
     )
 
   def _eps(self, weights, z, t, cond):
     predict = lambda z, t: self.parts.model.apply(
-        {'params': weights}, z, t, cond, method='denoise'
+      {'params': weights}, z, t, cond, method='denoise'
     )
     kind = self.parts.loss.prediction
     return as_denoiser(predict, kind, self.parts.schedule)(z, t)
@@ -329,7 +338,7 @@ class LatentDiffusionPipeline:
     return sampling.sample(denoise, rows, noise, keys)
 
   def _noise_to_pixels(
-      self, weights, frozen, rows, keys, batch, guidance, *, shape, guided
+    self, weights, frozen, rows, keys, batch, guidance, *, shape, guided
   ):
     cond = self._conditioning('condition', weights, frozen, batch)
     null = None
@@ -344,9 +353,9 @@ class LatentDiffusionPipeline:
   def _need_model(self):
     if self.parts.model is None:
       raise UserError(
-          'This workdir holds a first stage alone: it can encode and decode. '
-          'Train a diffusion model on it with '
-          '--config.first_stage_from=<this workdir>.'
+        'This workdir holds a first stage alone: it can encode and decode. '
+        'Train a diffusion model on it with '
+        '--config.first_stage_from=<this workdir>.'
       )
 
   def _null_for(self, guidance: float, null: Conditioning | None):
@@ -354,23 +363,21 @@ class LatentDiffusionPipeline:
       return None
     if null is None:
       raise UserError(
-          f'guidance={guidance} needs null, the condition dropped: pass '
-          'null=ldm.null_condition(batch), or guidance=1.'
+        f'guidance={guidance} needs null, the condition dropped: pass '
+        'null=ldm.null_condition(batch), or guidance=1.'
       )
     return self._place(null)
 
   def _place(self, tree: Any) -> Any:
     """Arrays of any origin, repeated on every device of the mesh."""
-    return jax.device_put(
-        jax.tree.map(jnp.asarray, tree), self._everywhere
-    )
+    return jax.device_put(jax.tree.map(jnp.asarray, tree), self._everywhere)
 
   def _images(self, images: Array) -> Array:
     images = self._place(images)
     if images.ndim != 4 or images.dtype == jnp.uint8:
       raise UserError(
-          f'images {images.dtype}{list(images.shape)} must be float '
-          '[B H W 3] in [-1, 1]; uint8 is x / 127.5 - 1.'
+        f'images {images.dtype}{list(images.shape)} must be float '
+        '[B H W 3] in [-1, 1]; uint8 is x / 127.5 - 1.'
       )
     self.parts.latent_shape_of(*images.shape[1:3])
     return images
@@ -386,25 +393,25 @@ class LatentDiffusionPipeline:
     given = tuple(self.parts.prepare.size_of(inputs))
     if size not in (None, given):
       raise UserError(
-          f'size={size[0]}x{size[1]}, but the inputs are for images of '
-          f'{given[0]}x{given[1]}; leave size out.'
+        f'size={size[0]}x{size[1]}, but the inputs are for images of '
+        f'{given[0]}x{given[1]}; leave size out.'
       )
     return given
 
-  def _inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's inputs as numpy arrays of `num` rows."""
+  def inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's inputs as numpy arrays of `num` rows; raises UserError."""
     given = {ALIASES.get(k, k): v for k, v in given.items()}
     blank = self.parts.prepare.blank(self.parts.data.size)
     known = {*self.parts.prepare.needs, *blank}
     unknown = [k for k in given if k not in known]
     if unknown:
       raise UserError(
-          f'{unknown[0]!r} is not an input of task '
-          f'{self.config.task["name"]!r}; it takes: '
-          f'{", ".join(sorted(known)) or "none"}.'
+        f'{unknown[0]!r} is not an input of task '
+        f'{self.config.task["name"]!r}; it takes: '
+        f'{", ".join(sorted(known)) or "none"}.'
       )
     arrays = self.parts.prepare.arrays(given)
-    rows = {'batch': np.zeros(num)}  # Something to count examples by.
+    rows = {}
     for key, value in arrays.items():
       value = np.asarray(value)
       if value.ndim == np.ndim(blank[key]):
@@ -413,8 +420,8 @@ class LatentDiffusionPipeline:
         value = np.broadcast_to(value, (num, *value.shape[1:]))
       if value.shape[0] != num:
         raise UserError(
-            f'{value.shape[0]} values of {key!r} for num={num} images; give '
-            'one, or one for each.'
+          f'{value.shape[0]} values of {key!r} for num={num} images; give '
+          'one, or one for each.'
         )
       rows[key] = value
     return rows
@@ -422,9 +429,8 @@ class LatentDiffusionPipeline:
 
 def on(mesh: Mesh, x: Any) -> bool:
   """Whether x already lies on the mesh's devices, split or repeated."""
-  return (
-      isinstance(x, jax.Array)
-      and x.sharding.device_set == set(mesh.devices.flat)
+  return isinstance(x, jax.Array) and x.sharding.device_set == set(
+    mesh.devices.flat
   )
 
 

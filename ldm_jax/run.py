@@ -119,7 +119,8 @@ def open_run(parts: build.Parts) -> Run:
   source = sources.open_source(parts.data, parts.data.train_split)
   data.check_source(source, parts.prepare, parts.data)
   eval_source = sources.open_source(parts.data, parts.data.eval_split)
-  training = build.training(parts)
+  gather = functools.partial(parallel.gather, mesh)
+  training = build.training(parts, gather)
   rng = jax.random.key(config.seed)
   shapes = jax.eval_shape(training.init, rng)
   shardings = parallel.state_shardings(mesh, shapes)
@@ -256,7 +257,11 @@ class Panel:
     blank = self.run.parts.prepare.blank(self.run.parts.data.size)
     inputs = {k: self.batch[k][: self.count] for k in blank}
     images = ldm.sample(**spec, **inputs)
-    return 'samples', images, math.ceil(math.sqrt(len(images))), {}
+    if not hasattr(ldm.parts.prepare, 'show'):
+      return 'samples', images, math.ceil(math.sqrt(len(images))), {}
+    shown = ldm.parts.prepare.show(inputs, images.shape[1:3])
+    pairs = np.stack([shown, images], axis=1).reshape(-1, *images.shape[1:])
+    return 'samples', pairs, 8, {}
 
   @functools.cached_property
   def _reconstruct(self):

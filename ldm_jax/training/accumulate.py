@@ -9,7 +9,7 @@ from ldm_jax.types import Array, Batch, Params
 
 
 def accumulated_grad(
-    loss_fn: Callable, params: Params, batch: Batch, rng: Array, parts: int
+  loss_fn: Callable, params: Params, batch: Batch, rng: Array, parts: int
 ) -> tuple[Params, dict]:
   """Mean gradient and metrics of `parts` microbatches, one after another.
 

@@ -1,6 +1,7 @@
 """One optimisation step of the latent diffusion model."""
 
 import functools
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -29,11 +30,11 @@ def init_state(model, tx, z_shape, batch: Batch, encode, rng: Array):
   """A fresh state; z_shape is (h, w, c), batch gives shapes only."""
   size = jax.tree.leaves(batch)[0].shape[0]
   params = model.init(
-      {'params': rng},
-      jnp.zeros((size, *z_shape)),
-      jnp.zeros((size,), jnp.int32),
-      batch,
-      encode,
+    {'params': rng},
+    jnp.zeros((size, *z_shape)),
+    jnp.zeros((size,), jnp.int32),
+    batch,
+    encode,
   )['params']
   # Another buffer than params: both are donated.
   ema = jax.tree.map(jnp.copy, params['unet'])
@@ -47,37 +48,42 @@ def ema_decay_at(updates: Array, decay: float) -> Array:
 
 
 def make_train_step(
-    model: LatentDiffusion,
-    codec: Codec,
-    schedule: Schedule,
-    loss_spec: LossSpec,
-    tx: optax.GradientTransformation,
-    ema_decay: float = 0.9999,
-    grad_accum: int = 1,
+  model: LatentDiffusion,
+  codec: Codec,
+  schedule: Schedule,
+  loss_spec: LossSpec,
+  tx: optax.GradientTransformation,
+  ema_decay: float = 0.9999,
+  grad_accum: int = 1,
+  gather: Callable[[Params], Params] = lambda params: params,
 ):
-  """Returns train_step(state, frozen, batch, rng) -> (state, metrics)."""
+  """Returns train_step(state, frozen, batch, rng) -> (state, metrics).
+
+  `gather` makes sharded parameters whole where the network needs them.
+  """
 
   def loss_fn(params, frozen, batch, rng):
+    params = gather(params)
     encode_rng, dropout_rng, null_rng, loss_rng = jax.random.split(rng, 4)
     z = codec.encode(frozen, batch['image'], encode_rng)  # [B h w c]
     encode = functools.partial(codec.encode, frozen)
 
     def predict(z_t, t):
       return model.apply(
-          {'params': params},
-          z_t,
-          t,
-          batch,
-          encode,
-          train=True,
-          rngs={'dropout': dropout_rng, 'null': null_rng},
+        {'params': params},
+        z_t,
+        t,
+        batch,
+        encode,
+        train=True,
+        rngs={'dropout': dropout_rng, 'null': null_rng},
       )
 
     logvar = None
     if loss_spec.learn_logvar:
       logvar = lambda t: model.apply({'params': params}, t, method='logvar')
     loss, parts = diffusion_loss(
-        loss_spec, schedule, predict, z, loss_rng, logvar
+      loss_spec, schedule, predict, z, loss_rng, logvar
     )
     metrics = {'loss': loss, **parts, 'latent_std': jnp.std(z)}
     return loss.mean(), {k: v.mean() for k, v in metrics.items()}
@@ -85,19 +91,19 @@ def make_train_step(
   def train_step(state: TrainState, frozen: Params, batch: Batch, rng: Array):
     rng = jax.random.fold_in(rng, state.step)
     grads, metrics = accumulated_grad(
-        lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
-        state.params,
-        batch,
-        rng,
-        grad_accum,
+      lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
+      state.params,
+      batch,
+      rng,
+      grad_accum,
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     ema = optax.incremental_update(
-        params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
+      params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
     )
-    metrics['grad_norm'] = optax.global_norm(grads)
+    metrics['grad_norm'] = optax.tree.norm(grads)
     return TrainState(step, params, ema, opt_state), metrics
 
   return train_step

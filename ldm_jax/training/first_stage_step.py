@@ -97,20 +97,22 @@ def make_train_step(
   tx: optax.GradientTransformation,
   disc_tx: optax.GradientTransformation,
   grad_accum: int = 1,
+  gather: Callable[[Params], Params] = lambda params: params,
 ) -> Callable[..., tuple[FirstStageState, Metrics]]:
   """Returns train_step(state, frozen, batch, rng) -> (state, metrics).
 
   Pure and not jitted. With grad_accum > 1 the batch is walked in that many
   parts, and the gradients are those of the whole batch; only what is a
   property of one forward pass stays per part, as in the release: the
-  discriminator's batch normalisation and the adaptive weight.
+  discriminator's batch normalisation and the adaptive weight. `gather` makes
+  sharded parameters whole where the network needs them.
   """
   if not isinstance(model, (AutoencoderKL, AutoencoderVQ)):
     raise UserError(
       f'A first stage of kind {type(model).__name__} has nothing to train; '
       'train a kl or vq one, or go straight to the diffusion stage.'
     )
-  gradients = _make_gradients(model, spec)
+  gradients = _make_gradients(model, spec, gather)
 
   def train_step(
     state: FirstStageState, frozen: Params, batch: Batch, rng: Array
@@ -194,7 +196,7 @@ def _scan_mean(body, carry, xs):
   return carry, jax.tree.map(lambda x: x / count, sums)
 
 
-def _make_gradients(model, spec: LossSpec):
+def _make_gradients(model, spec: LossSpec, gather):
   """Returns the gradients of both networks on one part of the batch."""
   play = _make_game(spec, make_discriminator(spec, model.dtype))
   variational = isinstance(model, AutoencoderKL)
@@ -222,6 +224,9 @@ def _make_gradients(model, spec: LossSpec):
 
   def gradients(state, disc_stats, frozen, image, noise_rng, dropout_rng):
     """-> disc_stats, (gradients, discriminator's gradients, metrics)."""
+    state = state.replace(
+      params=gather(state.params), disc_params=gather(state.disc_params)
+    )
 
     def autoencode(params):
       h, aux = model.apply(

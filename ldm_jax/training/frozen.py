@@ -1,4 +1,4 @@
-"""What the diffusion stage starts from: a trained first stage, and its scale."""
+"""What the diffusion stage starts from: a first stage and its scale."""
 
 import math
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ def load_first_stage(workdir: str, section: dict) -> Params:
     UserError: none there, or one of another architecture than `section`.
   """
   checkpoint.check_same_model(
-      workdir, {'first_stage': section}, sections=('first_stage',)
+    workdir, {'first_stage': section}, sections=('first_stage',)
   )
   items, _ = checkpoint.load_items(workdir, ['first_stage'])
   return items['first_stage']
 
 
 def estimate_scale(
-    codec: Codec, params: Params, batches: Iterable[Batch], rng: Array
+  codec: Codec, params: Params, batches: Iterable[Batch], rng: Array
 ) -> float:
   """1 / std over all elements of the latents of several batches (App. G).
 
@@ -41,16 +41,16 @@ def estimate_scale(
 
   frozen = {'first_stage': params, 'scale_factor': jnp.float32(1.0)}
   found = [
-      jax.device_get(moments(frozen, b['image'], jax.random.fold_in(rng, i)))
-      for i, b in enumerate(batches)
+    jax.device_get(moments(frozen, b['image'], jax.random.fold_in(rng, i)))
+    for i, b in enumerate(batches)
   ]
   mean = math.fsum(float(m) for m, _ in found) / len(found)
   square = math.fsum(float(s) for _, s in found) / len(found)
   std = math.sqrt(max(square - mean**2, 0.0))
   if not std > 0.0:
     raise UserError(
-        'The first stage maps every image to the same latent, so there is '
-        'nothing to scale; is it trained?'
+      'The first stage maps every image to the same latent, so there is '
+      'nothing to scale; is it trained?'
     )
   return 1.0 / std
 
@@ -59,8 +59,8 @@ def warn_if_off_scale(step: int, latent_std: float):
   """Latents far from unit scale mean that the factor is not this data's."""
   if not 0.8 <= latent_std <= 1.25:
     logging.warning(
-        'Step %d: the latents\' standard deviation is %.3f; training expects '
-        'about 1. Was scale_factor found on other data?',
-        step,
-        latent_std,
+      "Step %d: the latents' standard deviation is %.3f; training expects "
+      'about 1. Was scale_factor found on other data?',
+      step,
+      latent_std,
     )

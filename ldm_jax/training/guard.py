@@ -1,16 +1,11 @@
 """Bad numbers: a step whose loss or gradient is not finite changes nothing.
 
-In the step function, after the new state is computed:
-
-  finite = all_finite(loss, grads)
-  new = skip_nonfinite(state, new, finite)
-  metrics['skipped'] = 1.0 - finite
-
-and in the loop `BadSteps.add(step, metrics['skipped'], example_ids)`.
+`guarded` wraps a step function, and the loop calls
+`BadSteps.add(step, metrics['skipped'], example_ids)`.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -48,6 +43,24 @@ def skip_nonfinite(old_state: State, new_state: State, finite: Array) -> State:
     lambda new, old: jnp.where(finite, new, old), new_state, old_state
   )
   return state.replace(step=new_state.step)
+
+
+def guarded(step: Callable) -> Callable:
+  """A step function that keeps the old state where the new one is no good.
+
+  A gradient that is not finite shows in its norm: `step` must report `loss`
+  and `grad_norm`, and `disc_grad_norm` where there is a second network.
+  """
+
+  def guarded_step(state, frozen, batch, rng):
+    new_state, metrics = step(state, frozen, batch, rng)
+    watched = ('loss', 'grad_norm', 'disc_grad_norm')
+    finite = all_finite({k: metrics[k] for k in watched if k in metrics})
+    skipped = 1.0 - finite.astype(jnp.float32)
+    new_state = skip_nonfinite(state, new_state, finite)
+    return new_state, {**metrics, 'skipped': skipped}
+
+  return guarded_step
 
 
 class BadSteps:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -253,6 +254,11 @@ def memory_bytes() -> int:
     return 0
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == 'darwin' else peak * 1024
+
+
+def host_memory_bytes() -> int:
+  """Physical memory of this host."""
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def _open_tensorboard(workdir):

@@ -279,3 +279,15 @@ def fetch(x: jax.Array) -> np.ndarray:
   if x.is_fully_addressable:
     return np.asarray(x)
   return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def gather(mesh: Mesh, params: Any) -> Any:
+  """Parameters whole on every device, inside a jitted function.
+
+  Said plainly, the compiler gathers weights where they are used and keeps the
+  batch split. Left to itself it may split channels instead, which moves
+  activations, and those are larger.
+  """
+  if mesh.shape['fsdp'] == 1:
+    return params
+  return jax.lax.with_sharding_constraint(params, replicated(mesh))

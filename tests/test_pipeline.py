@@ -1,0 +1,175 @@
+"""The Python face, on a small untrained run: shapes, sameness, refusals."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from tests import tiny
+
+import ldm_jax
+import train
+from ldm_jax import pipeline
+from ldm_jax.types import UserError
+
+PROMPTS = ['a red circle in the top left', 'a blue square in the center'] * 2
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('run')
+  config = tiny.diffusion(num_steps=2, mesh={'data': 1}, show_every=100)
+  train.train(config, folder)
+  return folder
+
+
+@pytest.fixture(scope='module')
+def ldm(workdir):
+  """On one device; its U-Net is moved off zero, so that conditions matter."""
+  ldm = ldm_jax.load(workdir)
+  mesh = Mesh(np.asarray(jax.devices()[:1]), ('data',))
+  params = jax.device_get(ldm.params)
+  rng = np.random.default_rng(0)
+  params['ema'] = jax.tree.map(
+    lambda x: x + 0.1 * rng.standard_normal(x.shape, np.float32), params['ema']
+  )
+  return pipeline.LatentDiffusionPipeline(
+    ldm.parts, params, ldm.scale_factor, mesh
+  )
+
+
+@pytest.fixture
+def compiled():
+  """A list that grows by one with every program compiled."""
+  programs = []
+
+  def listen(event, seconds, **_):
+    del seconds
+    if event == '/jax/core/compile/backend_compile_duration':
+      programs.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  return programs
+
+
+def draw(ldm, **settings):
+  defaults = {'num': 4, 'steps': 3, 'guidance': 2.0, 'eta': 0.5, 'seed': 7}
+  return ldm.sample(**defaults | {'text': PROMPTS} | settings).astype(int)
+
+
+def test_images_do_not_depend_on_batch_or_devices(ldm):
+  whole = draw(ldm)
+  assert whole.shape == (4, 32, 32, 3) and np.ptp(whole) > 50
+  for batch_size in (1, 2):
+    assert np.abs(draw(ldm, batch_size=batch_size) - whole).max() <= 1
+  everywhere = pipeline.LatentDiffusionPipeline(
+    ldm.parts,
+    jax.device_get(ldm.params),
+    ldm.scale_factor,
+    Mesh(np.asarray(jax.devices()), ('data',)),
+  )
+  assert everywhere.mesh.size == 8
+  assert np.abs(draw(everywhere) - whole).max() <= 1
+
+
+def test_an_earlier_call_is_continued(ldm):
+  whole = draw(ldm)
+  half = draw(ldm, num=2, first=2, text=PROMPTS[2:])
+  assert np.abs(half - whole[2:]).max() <= 1
+
+
+def test_conditions_and_seeds_matter(ldm):
+  whole = draw(ldm)
+  assert np.abs(draw(ldm, text=PROMPTS[0]) - whole)[1].max() > 1
+  assert np.abs(draw(ldm, seed=8) - whole).max() > 10
+
+
+def test_settings_are_traced_and_compile_nothing(ldm, compiled):
+  draw(ldm)
+  compiled.clear()
+  draw(ldm, seed=3, guidance=5.0, eta=0.0, text=PROMPTS[0])
+  assert not compiled
+
+
+def test_strings_and_tokens_are_the_same_condition(ldm):
+  from_text = ldm.condition({'text': PROMPTS})
+  tokens = ldm.parts.prepare.tokenize(PROMPTS)
+  from_tokens = ldm.condition({'tokens': tokens})
+  np.testing.assert_array_equal(from_text.context, from_tokens.context)
+  assert from_text.context.shape == (4, 16, 16)
+
+
+def test_sample_latents_is_what_sample_decodes(ldm):
+  keys = pipeline.sampling.image_keys(7, 0, 4)
+  noise = pipeline.sampling.initial_noise(keys, ldm.parts.latent_shape)
+  z = ldm.sample_latents(
+    noise,
+    ldm.condition({'text': PROMPTS}),
+    ldm.null_condition({'text': PROMPTS}),
+    steps=3,
+    guidance=2.0,
+    eta=0.5,
+    seed=7,
+  )
+  images = np.asarray(pipeline.to_uint8(ldm.decode(z))).astype(int)
+  assert np.abs(images - draw(ldm)).max() <= 1
+
+
+def test_unit_guidance_is_the_conditional_model(ldm):
+  noise = jax.random.normal(jax.random.key(0), (2, *ldm.parts.latent_shape))
+  cond, null = (
+    f({'text': PROMPTS[:2]}) for f in (ldm.condition, ldm.null_condition)
+  )
+  plain = ldm.sample_latents(noise, cond, steps=3)
+  guided = ldm.sample_latents(noise, cond, null, steps=3, guidance=1.0)
+  np.testing.assert_array_equal(plain, guided)
+
+
+def test_latents_have_the_scale_of_the_checkpoint(ldm):
+  image = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3))
+  z = ldm.encode(image.astype(np.float32))
+  assert z.shape == (2, 8, 8, 3)
+  raw = ldm.parts.first_stage.apply(
+    {'params': ldm.params['first_stage']},
+    image.astype(np.float32),
+    method='encode',
+  )
+  np.testing.assert_allclose(z, raw * ldm.scale_factor, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'says'),
+  [
+    ({'label': 3}, "'label' is not an input of task 'text'"),
+    ({'text': PROMPTS[:3]}, "3 values of 'tokens' for num=4"),
+    ({'steps': 0}, 'steps=0 is outside 1 to 1000'),
+    ({'sampler': 'euler'}, "sampler='euler' is unknown"),
+    ({'spacing': 'even'}, "spacing='even' is unknown"),
+    ({'eta': 2.0}, 'eta=2.0 is outside'),
+    ({'size': (30, 32)}, 'size 30x32 does not divide'),
+    ({'num': 0}, 'num=0'),
+  ],
+)
+def test_mistakes_are_named(ldm, settings, says):
+  with pytest.raises(UserError, match=says.replace('(', r'\(')):
+    draw(ldm, **settings)
+
+
+def test_guidance_needs_a_null(ldm):
+  cond = ldm.condition({'text': PROMPTS})
+  noise = np.zeros((4, *ldm.parts.latent_shape), np.float32)
+  with pytest.raises(UserError, match=r'guidance=3.0 needs null'):
+    ldm.sample_latents(noise, cond, guidance=3.0)
+
+
+def test_a_first_stage_alone_encodes_and_decodes(tmp_path):
+  train.train(tiny.first_stage(num_steps=1, mesh={'data': 1}), tmp_path)
+  ldm = ldm_jax.load(tmp_path)
+  z = ldm.encode(np.zeros((1, 32, 32, 3), np.float32))
+  assert ldm.decode(z).shape == (1, 32, 32, 3)
+  with pytest.raises(UserError, match='a first stage alone'):
+    ldm.sample(1)
+
+
+def test_no_run_is_one_clear_error(tmp_path):
+  with pytest.raises(UserError, match='Is .* the workdir of a run'):
+    ldm_jax.load(tmp_path / 'nothing')
