@@ -70,10 +70,10 @@ def read_state(
       f'{path} does not fit its config. {mismatch}. --lenient imports what '
       'fits.'
     )
-  items = names.to_ours(rows, _fitting(rows, kept, mismatch))
+  items = names.to_ours(rows, names.fitting(rows, kept, mismatch))
   if mismatch:
-    notes.append(_share(rows, kept, mismatch))
-    items = _overlay(initial(config), items)
+    notes.append(names.share(rows, kept, mismatch))
+    items = names.overlay(initial(config), items)
   meta = {
     'next_example': 0,
     'stage': config['stage'],
@@ -95,7 +95,7 @@ def read_state(
     if 'ema' not in items:
       items['ema'] = items['model']['unet']
   if carried:
-    items['carried'] = _nest(carried)
+    items['carried'] = names.nest(carried)
   return Imported(config, items, meta, notes)
 
 
@@ -122,7 +122,7 @@ def write_state(
   if source['ema']:
     rows += compvis_names.ema(rows)
   tensors = names.to_theirs(rows, items)
-  carried = _flatten(items.get('carried', {}))
+  carried = names.flatten(items.get('carried', {}))
   if 'unet' in config and not came:
     tensors |= compvis_buffers.buffers(config['schedule'])
     tensors[EMA_STATE[0]] = np.float32(config.get('ema_decay', 0.9999))
@@ -204,32 +204,6 @@ def _equal(x: np.ndarray, y: np.ndarray) -> bool:
   return np.array_equal(x, y)
 
 
-def _fitting(rows, tensors: Tensors, mismatch: names.Mismatch) -> Tensors:
-  shapes = {row.theirs: row.shape for row in rows}
-  return {
-    name: x
-    for name, x in tensors.items()
-    if shapes.get(name) == x.shape and name not in mismatch.not_finite
-  }
-
-
-def _share(rows, tensors: Tensors, mismatch: names.Mismatch) -> str:
-  sizes = {row.theirs: int(np.prod(row.shape)) for row in rows}
-  loaded = sum(sizes[name] for name in _fitting(rows, tensors, mismatch))
-  share = loaded / sum(sizes.values())
-  return f'{share:.2%} of the parameters were loaded; the rest: {mismatch}.'
-
-
-def _overlay(base: Mapping, over: Mapping) -> dict:
-  """`base` with the leaves of `over` in their places."""
-  return {
-    key: _overlay(value, over.get(key, {}))
-    if isinstance(value, Mapping)
-    else over.get(key, value)
-    for key, value in base.items()
-  }
-
-
 def _scale_factor(read: Read, tensors: Tensors, path: str, notes) -> float:
   """The buffer, where it was estimated in training; else the config's."""
   given = read.config['scale_factor']
@@ -274,25 +248,3 @@ def _storable(x: np.ndarray) -> np.ndarray:
   if x.dtype == np.int64:
     return np.asarray(x, np.int32)
   return np.asarray(x, np.float32) if x.dtype == np.float64 else x
-
-
-def _nest(tensors: Tensors) -> dict:
-  """Names become paths: a checkpoint's keys have no dots."""
-  tree: dict = {}
-  for name, x in tensors.items():
-    *path, leaf = name.split('.')
-    node = tree
-    for key in path:
-      node = node.setdefault(key, {})
-    node[leaf] = x
-  return tree
-
-
-def _flatten(tree: Mapping, prefix: str = '') -> dict[str, np.ndarray]:
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= _flatten(value, f'{prefix}{key}.')
-    else:
-      flat[prefix + key] = np.asarray(value)
-  return flat

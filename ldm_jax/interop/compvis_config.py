@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_jax.interop import compvis_names
-from ldm_jax.interop.compvis_yaml import Section
+from ldm_jax.interop.compvis_yaml import Section, shown
 from ldm_jax.types import UserError
 
 MODELS = ('LatentDiffusion', 'Layout2ImgDiffusion')
@@ -245,7 +245,7 @@ def _resolution(first_params: Section) -> int:
 def first_stage_loss(params: Section) -> dict[str, Any]:
   """The `loss` section; what training alone needs is never fatal here."""
   loss = params.section('lossconfig', optional=True)
-  target = str(loss.values.get('target', 'Identity')).rpartition('.')[2]
+  target = loss.name() or 'Identity'
   if target not in ('LPIPSWithDiscriminator', 'VQLPIPSWithDiscriminator'):
     if target != 'Identity':
       loss.notes.append(f'{loss.where}: the loss {target} is left out.')
@@ -256,7 +256,8 @@ def first_stage_loss(params: Section) -> dict[str, Any]:
     if key in LOSS_KEYS:
       section[LOSS_KEYS[key]] = value
     elif key not in IGNORED['loss'] and FIXED['loss'].get(key) != value:
-      values.notes.append(f'{values.place(key)}={value!r} is left out.')
+      place = f'{values.place(key)}={shown(value)}'
+      values.notes.append(f'{place} is left out.')
   return section
 
 
@@ -346,7 +347,7 @@ def task(params: Section, width: int) -> dict[str, Any]:
 def _require(params: Section, key: Any, wanted: str):
   if key != wanted:
     raise UserError(
-      f'{params.path}: {params.place("conditioning_key")}={key!r} is not '
+      f'{params.path}: {params.place("conditioning_key")}={shown(key)} is not '
       f'supported with that cond_stage_config; only {wanted!r} is.'
     )
 

@@ -6,6 +6,7 @@ Class paths in it are looked up in tables; nothing is ever imported by name.
 import dataclasses
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -73,13 +74,18 @@ class Section:
       raise self.wrong(key, 'a mapping')
     return Section(value, self.path, self.place(key), self.notes)
 
+  def name(self) -> str:
+    """The last word of `target`; '' where there is none."""
+    target = self.values.get('target')
+    return target.rpartition('.')[2] if isinstance(target, str) else ''
+
   def target(self, allowed: Iterable[str]) -> str:
     """The class's name; the modules before it say nothing."""
-    name = str(self.values.get('target')).rpartition('.')[2]
+    name = self.name()
     if name not in allowed:
       raise UserError(
         f'{self.path}: {self.place("target")}='
-        f'{self.values.get("target")!r} is not known. Known classes there: '
+        f'{shown(self.values.get("target"))} is not known. Known there: '
         f'{", ".join(allowed)}.'
       )
     return name
@@ -99,8 +105,8 @@ class Section:
     for key, value in self.values.items():
       if key in fixed and value != fixed[key]:
         raise UserError(
-          f'{self.path}: {self.place(key)}={value!r} is not supported; only '
-          f'{fixed[key]!r} is.'
+          f'{self.path}: {self.place(key)}={shown(value)} is not '
+          f'supported; only {fixed[key]!r} is.'
         )
       if key in known or key in ignored or key in fixed:
         continue
@@ -148,6 +154,11 @@ class Section:
 
   def wrong(self, key: str, wanted: str) -> UserError:
     return UserError(
-      f'{self.path}: {self.place(key)}={self.values.get(key)!r} must be '
-      f'{wanted}.'
+      f'{self.path}: {self.place(key)}={shown(self.values.get(key))} must '
+      f'be {wanted}.'
     )
+
+
+def shown(value: Any) -> str:
+  """In one short line: aliases can make a value of any size."""
+  return reprlib.repr(value)

@@ -1,0 +1,261 @@
+"""A state_dict of the release, in and out: what is kept, refused, noted."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from ldm_jax.interop import compvis, compvis_config, compvis_names
+from ldm_jax.types import UserError
+from tests.interop import released, states
+
+KINDS = {**released.CONFIGS, 'stable_diffusion': released.stable_diffusion}
+EMA = 'model_ema.diffusion_modelout2bias'
+RAW = 'model.diffusion_model.out.2.bias'
+
+
+def faces(**params) -> tuple[dict, dict]:
+  """(YAML, state_dict) of a tiny unconditional model."""
+  content = released.tiny(released.faces())
+  content['model']['params'] |= params
+  return content, states.random_state(content)
+
+
+def read(content, state, **kwargs):
+  return compvis.read_state(
+    state, compvis_config.read(copy.deepcopy(content)), path='x.ckpt', **kwargs
+  )
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_there_and_back_is_bitwise(name):
+  content = released.tiny(KINDS[name]())
+  state = states.random_state(content)
+  one = read(content, state)
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert again.keys() == state.keys()
+  for key, x in state.items():
+    assert again[key].dtype == x.dtype and again[key].shape == x.shape, key
+    np.testing.assert_array_equal(again[key], x)
+
+
+@pytest.mark.parametrize('name', released.CONFIGS)
+def test_full_size_there_and_back(name):
+  # A view of one element stands for gigabytes.
+  content = released.CONFIGS[name]()
+  config = compvis_config.read(content)
+  state = {
+    key: np.broadcast_to(np.float32(0.5), shape)
+    for key, shape in _shapes(content).items()
+  }
+  if 'unet' in config.config:
+    state |= compvis.compvis_buffers.buffers(config.config['schedule'])
+  one = compvis.read_state(state, config)
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert {k: v.shape for k, v in again.items()} == {
+    k: np.shape(v) for k, v in state.items()
+  }
+
+
+def _shapes(content) -> dict:
+  read = compvis_config.read(content)
+  shapes = {row.theirs: row.shape for row in states.rows(content)}
+  if read.use_ema:
+    shapes |= {'model_ema.decay': (), 'model_ema.num_updates': ()}
+  if read.scale_by_std:
+    shapes['scale_factor'] = ()
+  return shapes
+
+
+def test_every_difference_is_listed_in_the_sources_names():
+  content, state = faces()
+  first = 'first_stage_model.encoder.conv_in.weight'
+  del state[first], state[EMA]
+  state['model.diffusion_model.extra.weight'] = np.zeros(3, np.float32)
+  state[RAW] = np.zeros(4, np.float32)
+  state['first_stage_model.quant_conv.bias'][1] = np.nan
+  with pytest.raises(UserError) as error:
+    read(content, state)
+  message = str(error.value)
+  assert 'x.ckpt' in message and '\n' not in message
+  assert f'2 missing: {first}, {EMA}' in message
+  assert '1 unexpected: model.diffusion_model.extra.weight' in message
+  assert f'1 misshapen: {RAW} [4] instead of [3]' in message
+  assert '1 not finite: first_stage_model.quant_conv.bias' in message
+
+
+def test_lenient_says_what_share_was_loaded():
+  content, state = faces()
+  whole = read(content, state)
+  del state[RAW]
+  state['first_stage_model.quant_conv.bias'][1] = np.inf
+  fill = copy.deepcopy(whole.items)
+  fill.pop('carried')
+  fill['model']['unet']['conv_out']['bias'] = np.full(3, 7, np.float32)
+  fill['first_stage']['quant_conv']['bias'] = np.full(3, 8, np.float32)
+  one = read(content, state, initial=lambda config: fill)
+  assert (one.items['model']['unet']['conv_out']['bias'] == 7).all()
+  assert (one.items['first_stage']['quant_conv']['bias'] == 8).all()
+  assert any(
+    '% of the parameters' in note and RAW in note for note in one.notes
+  )
+  assert not any(note.startswith('100') for note in one.notes)
+
+
+def test_what_sampling_leaves_behind_and_losses_are_never_fatal():
+  content, state = faces()
+  state |= {
+    'ddim_alphas': np.ones(5, np.float32),
+    'ddim_sigmas_for_original_num_steps': np.ones(5, np.float64),
+    'first_stage_model.loss.logvar': np.float32(0.5),
+  }
+  one = read(content, state)
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert not any(name.startswith('ddim_') for name in again)
+  assert again['first_stage_model.loss.logvar'] == np.float32(0.5)
+
+
+def test_a_first_stages_losses_come_back():
+  content = released.tiny(released.first_stage_config('vq-f4'))
+  state = states.random_state(content)
+  state['loss.discriminator.main.0.weight'] = np.ones((4, 3, 2, 2), np.float32)
+  state['loss.perceptual_loss.lin0.model.1.weight'] = np.ones(4, np.float16)
+  one = read(content, state)
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert again.keys() == state.keys()
+  assert again['loss.perceptual_loss.lin0.model.1.weight'].dtype == np.float16
+
+
+def test_ema_and_raw_are_both_kept():
+  content, state = faces()
+  one = read(content, state)
+  raw = one.items['model']['unet']['conv_out']['bias']
+  np.testing.assert_array_equal(raw, state[RAW])
+  ema = one.items['ema']['conv_out']['bias']
+  np.testing.assert_array_equal(ema, state[EMA])
+  assert one.meta['use_ema'] is True
+  assert read(content, state, use_ema=False).meta['use_ema'] is False
+
+
+def test_which_weights_sample_is_as_released():
+  content, state = faces()
+  content['model']['params']['use_ema'] = False
+  one = read(content, state)
+  assert one.meta['use_ema'] is False
+  assert any('--use_ema=true' in note for note in one.notes)
+  assert read(content, state, use_ema=True).meta['use_ema'] is True
+
+  content, state = faces(use_ema=False)
+  assert not any(name.startswith('model_ema') for name in state)
+  one = read(content, state)
+  assert one.items['ema'] is one.items['model']['unet']
+  with pytest.raises(UserError, match='no EMA weights'):
+    read(content, state, use_ema=True)
+
+
+def test_the_scale_is_the_checkpoints_or_the_configs():
+  content = released.tiny(released.churches())
+  state = states.random_state(content)
+  one = read(content, state)
+  assert one.meta['scale_factor'] == pytest.approx(0.7)
+  del state['scale_factor']
+  with pytest.raises(UserError, match='has no scale_factor'):
+    read(content, state)
+  state['scale_factor'] = np.float32(np.nan)
+  with pytest.raises(UserError, match='no scale'):
+    read(content, state)
+
+  content, state = faces(scale_factor=0.25)
+  assert read(content, state).meta['scale_factor'] == 0.25
+  state['scale_factor'] = np.float32(0.5)
+  one = read(content, state)
+  assert one.meta['scale_factor'] == 0.5
+  assert any('scale_factor=0.5' in note for note in one.notes)
+
+
+def test_the_checkpoints_schedule_wins_over_the_configs():
+  content, state = faces()
+  content['model']['params'] |= {'linear_start': 0.001, 'linear_end': 0.02}
+  one = read(content, state)
+  assert one.config['schedule'] == {
+    'kind': 'linear', 'num_timesteps': 1000, 'start': 0.0015, 'end': 0.0195,
+  }  # fmt: skip
+  assert any('schedule' in note for note in one.notes)
+
+
+def test_inpaintings_second_first_stage_must_be_the_first():
+  content = released.tiny(released.inpainting())
+  state = states.random_state(content)
+  name = 'cond_stage_model.decoder.conv_in.bias'
+  state[name] = state[name] + 1
+  with pytest.raises(UserError, match=f'{name} unlike first_stage_model'):
+    read(content, state)
+  state = {k: v for k, v in state.items() if 'cond_stage_model' not in k}
+  one = read(content, state)
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert again.keys() == state.keys()
+
+
+def test_half_precision_is_widened():
+  content, state = faces()
+  halves = {
+    k: v.astype(np.float16) if v.dtype == np.float32 else v
+    for k, v in state.items()
+  }
+  one = read(content, halves)
+  leaf = one.items['model']['unet']['conv_out']['bias']
+  assert leaf.dtype == np.float32
+  np.testing.assert_array_equal(leaf, np.float32(halves[RAW]))
+  assert one.config['schedule']['start'] == 0.0015
+
+
+def test_a_model_trained_here_gets_all_that_the_release_saves():
+  content = released.tiny(released.text())
+  state = states.random_state(content)
+  one = read(content, state)
+  items = {k: v for k, v in one.items.items() if k != 'carried'}
+  meta = {'scale_factor': 0.9, 'stage': 'diffusion'}
+  again = compvis.write_state(one.config, items, meta, step=55)
+  assert again.keys() == state.keys()
+  assert {k: v.shape for k, v in again.items()} == {
+    k: np.shape(v) for k, v in state.items()
+  }
+  assert again['model_ema.num_updates'] == 55
+  assert not again['cond_stage_model.transformer.to_logits.weight'].any()
+  # The schedule's buffers are made anew, and end in the same floats.
+  for name in compvis.compvis_buffers.NAMES:
+    np.testing.assert_allclose(again[name], state[name], rtol=1e-6)
+
+
+def test_a_workdir_that_lacks_a_parameter_is_not_exported():
+  content, state = faces()
+  one = read(content, state)
+  del one.items['model']['unet']['conv_out']['bias']
+  with pytest.raises(UserError, match='model/unet/conv_out/bias'):
+    compvis.write_state(one.config, one.items, one.meta)
+
+
+def test_clips_size_is_read_off_its_weights():
+  content = released.tiny(released.stable_diffusion())
+  one = read(content, states.random_state(content))
+  task = one.config['task']
+  for field, value in states.CLIP_SIZES.items():
+    assert task[field] == value, field
+  assert task['num_heads'] == 1  # Narrower than the 64 of OpenAI's heads.
+
+
+def test_learned_log_variances_belong_to_the_model():
+  content, state = faces(learn_logvar=True)
+  assert state['logvar'].shape == (1000,)
+  one = read(content, state)
+  assert one.items['model']['logvar'].shape == (1000,)
+
+
+def test_ema_names_are_matched_and_never_parsed():
+  rows = compvis_names.ema(compvis_names.table(
+      compvis_config.read(released.churches()).config
+  ))  # fmt: skip
+  names = [row.theirs for row in rows]
+  assert len(set(names)) == len(names)
+  # Read digit by digit, this could be block 1, 11 or 111.
+  assert 'model_ema.diffusion_modelinput_blocks111normweight' in names
