@@ -1,7 +1,7 @@
 """Measures a run, or a folder of samples.
 
-  python evaluate.py --workdir=runs/kl --metrics=psnr
-  python evaluate.py --samples=out --metrics=scene_accuracy
+python evaluate.py --workdir=runs/kl --metrics=psnr
+python evaluate.py --samples=out --metrics=scene_accuracy
 """
 
 import json
@@ -31,7 +31,7 @@ def main() -> int:
   for name in _METRICS.value:
     if name not in table:
       raise UserError(
-          f'--metrics={name!r} is unknown; known: {", ".join(table)}.'
+        f'--metrics={name!r} is unknown; known: {", ".join(table)}.'
       )
   report = {name: table[name]() for name in _METRICS.value}
   folder = pathlib.Path(_WORKDIR.value or _SAMPLES.value)
@@ -53,11 +53,11 @@ def measure_psnr() -> dict[str, float]:
   source = sources.open_source(spec, spec.eval_split)
   found = []
   for batch in data.eval_batches(
-      source,
-      ldm.parts.prepare,
-      spec,
-      batch_size=_BATCH.value,
-      limit=_NUM.value,
+    source,
+    ldm.parts.prepare,
+    spec,
+    batch_size=_BATCH.value,
+    limit=_NUM.value,
   ):
     again = np.asarray(ldm.decode(ldm.encode(batch['image'])))
     pixels = lambda x: np.round((np.clip(x, -1, 1) + 1) * 127.5)
@@ -73,8 +73,8 @@ def measure_scenes() -> dict[str, float]:
   images, rows = gallery.read_images(_SAMPLES.value)
   if any('text' not in row for row in rows):
     raise UserError(
-        f'{_SAMPLES.value} does not say which captions it was drawn from; '
-        'sample with metadata and prompts.'
+      f'{_SAMPLES.value} does not say which captions it was drawn from; '
+      'sample with metadata and prompts.'
     )
   captions = [row['text'] for row in rows]
   return scene_accuracy.scene_accuracy(images, captions)

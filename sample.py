@@ -3,8 +3,10 @@
   python sample.py --workdir=runs/text --out=out --guidance=3 \
       --prompt='a red circle in the top left'
   python sample.py --workdir=runs/text --out=out --num=200 --inputs=test
+  python sample.py --workdir=runs/holes --out=out --image=a.png --mask=b.png
 """
 
+import os
 import time
 
 import numpy as np
@@ -12,7 +14,7 @@ from absl import flags
 
 import ldm_jax
 from ldm_jax import cli
-from ldm_jax.data import pipeline as data
+from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.types import UserError
@@ -20,27 +22,47 @@ from ldm_jax.types import UserError
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A run.')
 _OUT = flags.DEFINE_string('out', None, 'The folder to write.')
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
-_NUM = flags.DEFINE_integer('num', 16, 'Number of images.')
+_NUM = flags.DEFINE_integer(
+  'num', None, 'Number of images; 16, or as many as files are given.'
+)
 _STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps.')
 _SAMPLER = flags.DEFINE_string('sampler', 'ddim', 'ddim or plms.')
 _SPACING = flags.DEFINE_string(
-    'spacing', 'leading', 'Timesteps: leading, trailing or compvis.'
+  'spacing', 'leading', 'Timesteps: leading, trailing or compvis.'
 )
 _ETA = flags.DEFINE_float('eta', 0.0, '0 deterministic, 1 ancestral.')
 _GUIDANCE = flags.DEFINE_float(
-    'guidance', 1.0, 'Classifier-free scale; 1 is the conditional model.'
+  'guidance', 1.0, 'Classifier-free scale; 1 is the conditional model.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Decides all noise.')
 _SIZE = flags.DEFINE_string('size', None, 'HEIGHTxWIDTH in pixels.')
 _BATCH = flags.DEFINE_integer('batch_size', 64, 'Images at once.')
 _METADATA = flags.DEFINE_bool(
-    'metadata', True, 'Write seed, settings and condition into the PNGs.'
+  'metadata', True, 'Write seed, settings and condition into the PNGs.'
 )
 _INPUTS = flags.DEFINE_string(
-    'inputs', None, 'Take conditions from this split of the run\'s data.'
+  'inputs', None, "Take conditions from this split of the run's data."
 )
 _PROMPT = flags.DEFINE_multi_string('prompt', None, 'Text; repeatable.')
 _LABEL = flags.DEFINE_multi_integer('label', None, 'Class; repeatable.')
+_LAYOUT = flags.DEFINE_string(
+  'layout', None, 'JSON: {"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}.'
+)
+_SEGMENTATION = flags.DEFINE_string(
+  'segmentation', None, 'Map of classes: a PNG, or a folder of them.'
+)
+_IMAGE = flags.DEFINE_string(
+  'image',
+  None,
+  'Image to fill in or to enlarge: a file, a folder, or a folder of a.png '
+  'and a_mask.png.',
+)
+_MASK = flags.DEFINE_string(
+  'mask', None, 'Mask, bright where to fill: a file or a folder.'
+)
+
+# Labels that the gallery tells; the rest is in pictures.
+TOLD = ('text', 'label', 'boxes', 'box_labels')
 
 
 def main() -> int:
@@ -48,62 +70,102 @@ def main() -> int:
     if flags.FLAGS[name].value is None:
       raise UserError(f'--{name} is missing.')
   ldm = ldm_jax.load(_WORKDIR.value, _STEP.value)
-  shown, inputs = task_inputs(ldm, _NUM.value)
+  size = parse_size(_SIZE.value)
+  num, shown, inputs = task_inputs(ldm, size)
   settings = {
-      'steps': _STEPS.value,
-      'sampler': _SAMPLER.value,
-      'spacing': _SPACING.value,
-      'eta': _ETA.value,
-      'guidance': _GUIDANCE.value,
-      'seed': _SEED.value,
+    'steps': _STEPS.value,
+    'sampler': _SAMPLER.value,
+    'spacing': _SPACING.value,
+    'eta': _ETA.value,
+    'guidance': _GUIDANCE.value,
+    'seed': _SEED.value,
   }
   batches = ldm.sample_batches(
-      _NUM.value,
-      size=parse_size(_SIZE.value),
-      batch_size=_BATCH.value,
-      **settings,
-      **inputs,
+    num,
+    size=size,
+    batch_size=_BATCH.value,
+    **settings,
+    **inputs,
   )
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
   for images in batches:
     for image in images:
       about = {k: v[done] for k, v in shown.items()}
-      gallery.add(image, {**about, 'number': done, **settings})
+      picture = condition_picture(ldm, inputs, done, image.shape[:2])
+      gallery.add(image, {**about, 'number': done, **settings}, picture)
       done += 1
     rate = done / (time.monotonic() - begin)
-    print(f'{done}/{_NUM.value} images, {rate:.2f} images/s, compiling included')
+    print(f'{done}/{num} images, {rate:.2f} images/s, compiling included')
   print(f'Gallery: {gallery.close()}')
   return 0
 
 
-def task_inputs(ldm, num: int) -> tuple[dict[str, list], dict[str, list]]:
-  """(what the gallery says of each image, the pipeline's inputs)."""
+def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
+  """(how many, what the gallery says of each, the task's arrays of each)."""
   flagged = {'text': _PROMPT.value, 'label': _LABEL.value}
   given = {k: v for k, v in flagged.items() if v is not None}
+  given |= (stored := from_files(ldm, size))
   if _INPUTS.value:
     if given:
-      raise UserError(f'--inputs and --{next(iter(given))} exclude each other.')
-    given = from_data(ldm, num, _INPUTS.value)
-  elif any(len(v) not in (1, num) for v in given.values()):
-    # Several prompts are taken in turn.
-    given = {k: [v[i % len(v)] for i in range(num)] for k, v in given.items()}
-  given = {k: v * num if len(v) == 1 else v for k, v in given.items()}
-  return given, given
-
-
-def from_data(ldm, num: int, split: str) -> dict[str, list]:
-  """The conditions of a split's first `num` examples, as users write them."""
-  source = sources.open_source(ldm.parts.data, split)
-  if len(source) < num:
-    raise UserError(
-        f'--inputs={split} has {len(source)} examples; --num={num} is more.'
+      raise UserError(f'--inputs and {next(iter(given))!r} exclude each other.')
+    num, spec = _NUM.value or 16, ldm.parts.data
+    source = sources.open_source(spec, _INPUTS.value)
+    told, inputs = files.conditions(
+      source, ldm.parts.prepare, spec, num, _SEED.value
     )
-  examples = [source[i] for i in range(num)]
-  return {
-      key: [np.asarray(e[key]).tolist() for e in examples]
-      for key in ldm.parts.prepare.needs
+    return num, told, inputs
+  num = _NUM.value or max((len(v) for v in stored.values()), default=16)
+  # Several prompts, or files, are taken in turn.
+  given = {k: [v[i % len(v)] for i in range(num)] for k, v in given.items()}
+  told = {
+    k: [np.asarray(one).tolist() for one in v]
+    for k, v in given.items()
+    if k in TOLD
   }
+  return num, told, ldm.inputs(num, given)
+
+
+def from_files(ldm, size: tuple[int, int] | None) -> dict:
+  """What --layout, --segmentation, --image and --mask give."""
+  given = {}
+  if _LAYOUT.value:
+    source = ldm.parts.data.source
+    classes = None
+    if source == 'scenes' or ldm.parts.data.path:
+      split = ldm.parts.data.eval_split
+      classes = getattr(
+        sources.open_source(ldm.parts.data, split), 'classes', None
+      )
+    given['boxes'], given['box_labels'] = files.layouts(_LAYOUT.value, classes)
+  fit = lambda flag, found, **how: files.same_size(
+    flag, [files.fit(x, size, **how) for x in found] if size else found
+  )
+  if _SEGMENTATION.value:
+    found = files.maps('--segmentation', _SEGMENTATION.value)
+    given['segmentation'] = fit('--segmentation', found, nearest=True)
+  if _IMAGE.value and 'low_res' in ldm.parts.prepare.blank(64):
+    found = files.pictures('--image', _IMAGE.value)
+    given['low_res'] = files.same_size('--image', found)
+  elif _IMAGE.value:
+    if _MASK.value is None and os.path.isdir(_IMAGE.value):
+      found, masks = files.image_mask_pairs(_IMAGE.value)
+      given['mask'] = fit('--image', masks, nearest=True)
+    else:
+      found = files.pictures('--image', _IMAGE.value)
+    given['image'] = fit('--image', found)
+  if _MASK.value:
+    found = files.masks('--mask', _MASK.value)
+    given['mask'] = fit('--mask', found, nearest=True)
+  return given
+
+
+def condition_picture(ldm, inputs: dict, number: int, size):
+  """What an image was drawn from, as a picture; None where there is none."""
+  if not hasattr(ldm.parts.prepare, 'show'):
+    return None
+  one = {k: v[number : number + 1] for k, v in inputs.items()}
+  return ldm.parts.prepare.show(one, size)[0]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -1,10 +1,10 @@
 """Configs are checked whole, before anything is compiled."""
 
 import pytest
-from tests import tiny
 
 from ldm_jax import build
 from ldm_jax.types import UserError
+from tests import tiny
 
 MUTATIONS = [
   ({'stag': 1}, "'stag' is not a config key. Did you mean 'stage'"),

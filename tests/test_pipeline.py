@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from tests import tiny
 
 import ldm_jax
 import train
 from ldm_jax import pipeline
 from ldm_jax.types import UserError
+from tests import tiny
 
 PROMPTS = ['a red circle in the top left', 'a blue square in the center'] * 2
 

@@ -3,7 +3,8 @@
   out/0000.png ...   samples.jsonl   grid.png   index.html
 
 `samples.jsonl` has a line per image: its file, seed, number, settings and
-condition. The page needs no network.
+condition. Conditions that are pictures are in inputs/. The page needs no
+network.
 """
 
 import html
@@ -26,7 +27,7 @@ class Gallery:
   """Writes samples as they come; `close` adds the grid and the page."""
 
   def __init__(self, folder: str, title: str, metadata: bool = True):
-    """Raises UserError where the folder holds files that are not a gallery's."""
+    """Raises UserError where the folder holds what is not a gallery's."""
     self._folder = pathlib.Path(folder)
     self._title = title
     self._metadata = metadata
@@ -35,25 +36,41 @@ class Gallery:
     index = self._folder / INDEX
     if index.exists():
       for row in read_index(folder):
-        (self._folder / row['file']).unlink(missing_ok=True)
+        for key in ('file', 'input'):
+          if key in row:
+            (self._folder / row[key]).unlink(missing_ok=True)
     elif self._folder.exists() and any(self._folder.iterdir()):
       raise UserError(
-          f'{folder} holds files that are no samples of ours; nothing is '
-          'overwritten. Choose another --out.'
+        f'{folder} holds files that are no samples of ours; nothing is '
+        'overwritten. Choose another --out.'
       )
     self._folder.mkdir(parents=True, exist_ok=True)
     self._index = index.open('w', encoding='utf-8')
     self._rows: list[dict[str, Any]] = []
 
-  def add(self, image: np.ndarray, about: Mapping[str, Any]) -> None:
-    """Writes one uint8 image [H W 3] and what is known about it."""
+  def add(
+    self,
+    image: np.ndarray,
+    about: Mapping[str, Any],
+    picture: np.ndarray | None = None,
+  ) -> None:
+    """Writes one uint8 image [H W 3] and what is known about it.
+
+    `picture` is its condition's, uint8 [H W 3], to be shown beside it.
+    """
     file = f'{len(self._rows):05d}.png'
     info = PngImagePlugin.PngInfo()
     if self._metadata:
       for key, value in about.items():
-        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
+        info.add_itxt(
+          key, value if isinstance(value, str) else json.dumps(value)
+        )
     Image.fromarray(image).save(self._folder / file, pnginfo=info)
     row = {'file': file, **(about if self._metadata else {})}
+    if picture is not None:
+      row['input'] = f'inputs/{file}'
+      (self._folder / 'inputs').mkdir(exist_ok=True)
+      Image.fromarray(picture).save(self._folder / row['input'])
     self._rows.append(row)
     self._index.write(json.dumps(row) + '\n')
 
@@ -61,8 +78,8 @@ class Gallery:
     """Writes grid.png and index.html; returns the page's path."""
     self._index.close()
     images = [
-        np.asarray(Image.open(self._folder / row['file']))
-        for row in self._rows[:_GRID_LIMIT]
+      np.asarray(Image.open(self._folder / row['file']))
+      for row in self._rows[:_GRID_LIMIT]
     ]
     Image.fromarray(grid(images)).save(self._folder / 'grid.png')
     page = self._folder / 'index.html'
@@ -77,7 +94,7 @@ def read_index(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
   except FileNotFoundError as error:
     raise UserError(
-        f'{path} does not exist. Is {folder} a folder that sample.py wrote?'
+      f'{path} does not exist. Is {folder} a folder that sample.py wrote?'
     ) from error
   except ValueError as error:
     raise UserError(f'{path} is damaged: {error}') from error
@@ -106,14 +123,15 @@ def grid(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
 
 _STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
-  padding: 0 1rem; }
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto;
+  max-width: 76rem; padding: 0 1rem; }
 h1 { font-size: 1.3rem; margin: 0 0 .2rem; }
 p { margin: 0 0 1.2rem; opacity: .7; }
 main { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(SIDEpx, 1fr)); }
 figure { margin: 0; }
-img { width: 100%; display: block; border-radius: 6px; RENDER }
+figure div { display: flex; gap: 4px; }
+img { flex: 1; min-width: 0; height: auto; border-radius: 6px; RENDER }
 figcaption { font-size: .82rem; padding-top: .3rem; overflow-wrap: anywhere; }
 """
 
@@ -124,17 +142,15 @@ def _page(title: str, rows: list[dict[str, Any]], shape) -> str:
   # Small images are shown large, with their pixels as they are.
   style = _STYLE.replace('SIDE', str(max(128, min(width, 320))))
   style = style.replace(
-      'RENDER', 'image-rendering: pixelated;' if width <= 64 else ''
+    'RENDER', 'image-rendering: pixelated;' if width <= 64 else ''
   )
   common = {
-      key: value
-      for key, value in (rows[0] if rows else {}).items()
-      if key != 'file' and all(row.get(key) == value for row in rows)
+    key: value
+    for key, value in (rows[0] if rows else {}).items()
+    if key != 'file' and all(row.get(key) == value for row in rows)
   }
   facts = ', '.join(f'{k} {v}' for k, v in common.items())
-  figures = '\n'.join(
-      _figure(row, common, height, width) for row in rows
-  )
+  figures = '\n'.join(_figure(row, common, height, width) for row in rows)
   return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
@@ -148,11 +164,17 @@ def _page(title: str, rows: list[dict[str, Any]], shape) -> str:
 
 
 def _figure(row, common, height, width) -> str:
-  own = {k: v for k, v in row.items() if k not in common and k != 'file'}
+  files = ('input', 'file')
+  own = {k: v for k, v in row.items() if k not in (*common, *files)}
   text = html.escape(str(own.get('text', own.get('label', ''))))
   facts = html.escape('  '.join(f'{k}: {v}' for k, v in row.items()))
+  pictures = ''.join(
+    f'<img src="{row[key]}" alt="{key if key == "input" else text}" '
+    f'loading="lazy" width="{width}" height="{height}">'
+    for key in files
+    if key in row
+  )
   return (
-      f'<figure title="{facts}"><img src="{row["file"]}" alt="{text}" '
-      f'loading="lazy" width="{width}" height="{height}">'
-      f'<figcaption>{text}</figcaption></figure>'
+    f'<figure title="{facts}"><div>{pictures}</div>'
+    f'<figcaption>{text}</figcaption></figure>'
   )

@@ -1,4 +1,4 @@
-"""Whether samples show what was asked for, as the reader of `scenes` sees it."""
+"""Whether samples show what was asked for, in the eyes of scenes' reader."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from ldm_jax.types import UserError
 
 
 def scene_accuracy(
-    images: np.ndarray, captions: Sequence[str]
+  images: np.ndarray, captions: Sequence[str]
 ) -> dict[str, float]:
   """Shares of images [N H W 3] uint8 that obey their captions, by aspect."""
   try:
     return scene_reader.scores(images, captions)
   except ValueError as error:
     raise UserError(
-        f'The samples were not drawn from captions of scenes: {error}'
+      f'The samples were not drawn from captions of scenes: {error}'
     ) from error

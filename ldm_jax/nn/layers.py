@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.nn.conv import Padding, conv2d
 from ldm_jax.types import Array
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
 Dtype = Any
 
 
@@ -42,16 +42,6 @@ class Conv(nn.Module):
       bias = self.param('bias', nn.initializers.zeros, (self.features,))
       y = y + bias.astype(self.dtype)
     return y
-
-
-def conv2d(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-  return jax.lax.conv_general_dilated(
-    x,
-    kernel,
-    (stride, stride),
-    padding,
-    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-  )
 
 
 class GroupNorm(nn.Module):
