@@ -5,6 +5,7 @@ is read in both directions, so that import and export cannot disagree.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
@@ -193,3 +194,58 @@ def to_theirs(rows: Iterable[Row], trees: Mapping) -> dict[str, np.ndarray]:
       f'{", ".join(missing)}.'
     )
   return tensors
+
+
+def fitting(
+  rows: Iterable[Row], tensors: Mapping[str, np.ndarray], mismatch: Mismatch
+) -> dict[str, np.ndarray]:
+  """The tensors that have the place, the shape and the numbers to load."""
+  shapes = {row.theirs: row.shape for row in rows}
+  return {
+    name: x
+    for name, x in tensors.items()
+    if shapes.get(name) == x.shape and name not in mismatch.not_finite
+  }
+
+
+def share(
+  rows: Iterable[Row], tensors: Mapping[str, np.ndarray], mismatch: Mismatch
+) -> str:
+  """A sentence on what a lenient import loads."""
+  sizes = {row.theirs: int(np.prod(row.shape)) for row in rows}
+  loaded = sum(sizes[name] for name in fitting(rows, tensors, mismatch))
+  rounded = math.floor(1e4 * loaded / sum(sizes.values())) / 1e4
+  return f'{rounded:.2%} of the parameters were loaded; the rest: {mismatch}.'
+
+
+def overlay(base: Mapping, over: Mapping) -> dict:
+  """`base` with the leaves of `over` in their places."""
+  return {
+    key: overlay(value, over.get(key, {}))
+    if isinstance(value, Mapping)
+    else over.get(key, value)
+    for key, value in base.items()
+  }
+
+
+def nest(tensors: Mapping[str, np.ndarray]) -> dict:
+  """Names become paths: a checkpoint's keys have no dots."""
+  tree: dict = {}
+  for name, x in tensors.items():
+    *path, leaf = name.split('.')
+    node = tree
+    for key in path:
+      node = node.setdefault(key, {})
+    node[leaf] = x
+  return tree
+
+
+def flatten(tree: Mapping, prefix: str = '') -> dict[str, np.ndarray]:
+  """The inverse of `nest`."""
+  flat = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = np.asarray(value)
+  return flat
