@@ -138,7 +138,8 @@ def _only(folder: str, endings: tuple[str, ...], what: str, *stems) -> str:
 
 def _initial(config: Mapping[str, Any]) -> dict[str, Any]:
   """Untrained trees of every item, for what a lenient import lacks."""
-  return _random_items(build.parts(complete(dict(config))))
+  parts = build.parts(complete(dict(config)))
+  return jax.jit(functools.partial(_random_items, parts))()
 
 
 def _random_items(parts: build.Parts) -> dict[str, Any]:

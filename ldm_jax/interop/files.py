@@ -52,8 +52,9 @@ def write_tensors(
     else:
       torch_writer.write(partial, tensors, global_step)
     os.replace(partial, path)
-  except OSError as error:
-    raise UserError(f'{path}: {error.strerror or error}.') from error
+  except (OSError, safetensors.SafetensorError) as error:
+    reason = getattr(error, 'strerror', None) or error
+    raise UserError(f'{path} cannot be written: {reason}.') from error
   finally:
     if os.path.exists(partial):
       os.remove(partial)
