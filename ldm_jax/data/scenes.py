@@ -362,6 +362,7 @@ class Scenes:
     self.num_examples = num_examples or DEFAULT_NUM_EXAMPLES[split]
     self.size, self.max_objects = size, max_objects
     self.seed, self.split = seed, split
+    self.classes = [label_name(label) for label in range(NUM_LABELS)]
 
   def __len__(self) -> int:
     return self.num_examples
