@@ -25,6 +25,7 @@ Tensors = Mapping[str, np.ndarray]
 EMA_STATE = ('model_ema.decay', 'model_ema.num_updates')
 CLIP = 'cond_stage_model.transformer.'
 POSITION_IDS = CLIP + clip_names.POSITION_IDS
+_CLIP_VOCABULARY = clip_names.DEFAULTS['vocab_size']
 # Carried where they are: the networks and scalars that losses keep.
 CARRIED = ('loss.', 'first_stage_model.loss.')
 # Left out: a sampler's buffers, saved with the model by accident.
@@ -147,6 +148,9 @@ def clip_fields(config: dict, tensors: Tensors) -> dict:
   if task.get('name') != 'clip_text':
     return config
   sizes = clip_names.sizes(tensors, CLIP)
+  if sizes.get('vocab_size', _CLIP_VOCABULARY) != _CLIP_VOCABULARY:
+    end = sizes['vocab_size'] - 1  # The last two, as in CLIP's own.
+    sizes['special_tokens'] = (end - 1, end, end)
   return {**config, 'task': {**task, **sizes}}
 
 
