@@ -24,12 +24,15 @@ from absl import flags
 
 import ldm_jax
 from ldm_jax import build, cli
+from ldm_jax.data import tokenize
 from ldm_jax.interop import (
   card,
   compvis,
   compvis_config,
   compvis_release,
   compvis_yaml,
+  diffusers,
+  diffusers_export,
   files,
 )
 from ldm_jax.interop.imported import Imported, complete
@@ -86,7 +89,7 @@ def detect(source: str) -> str:
   """
   if not os.path.exists(source):
     raise UserError(f'--source={source} does not exist.')
-  return 'compvis'
+  return 'diffusers' if diffusers.is_folder(source) else 'compvis'
 
 
 def import_compvis(source: str) -> Imported:
@@ -103,7 +106,17 @@ def import_compvis(source: str) -> Imported:
   )
 
 
-IMPORTS = {'compvis': import_compvis}
+def import_diffusers(source: str) -> Imported:
+  """A folder of diffusers': a pipeline, or an autoencoder alone."""
+  return diffusers.read_folder(
+    source,
+    use_ema=_USE_EMA.value,
+    legacy=_LEGACY.value,
+    initial=_initial if _LENIENT.value else None,
+  )
+
+
+IMPORTS = {'compvis': import_compvis, 'diffusers': import_diffusers}
 
 
 def _find_files(source: str) -> tuple[str, str]:
@@ -138,22 +151,39 @@ def _only(folder: str, endings: tuple[str, ...], what: str, *stems) -> str:
 
 def _initial(config: Mapping[str, Any]) -> dict[str, Any]:
   """Untrained trees of every item, for what a lenient import lacks."""
-  parts = build.parts(complete(dict(config)))
-  return jax.jit(functools.partial(_random_items, parts))()
+  rng = np.random.default_rng(0)
+  shapes = _shapes(build.parts(complete(dict(config))))
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: _untrained(rng, path[-1].key, leaf.shape), shapes
+  )
 
 
-def _random_items(parts: build.Parts) -> dict[str, Any]:
-  rng = jax.random.key(0)
-  items = {'first_stage': build.init_first_stage(parts, rng)}
-  if parts.model is None:
-    return items
-  state = build.init_diffusion_state(parts, optax.identity(), rng)
-  return {**items, 'model': state.params, 'ema': state.ema}
+def _untrained(rng: np.random.Generator, name: str, shape) -> np.ndarray:
+  if name == 'scale':
+    return np.ones(shape, np.float32)
+  if name not in ('kernel', 'embedding'):
+    return np.zeros(shape, np.float32)
+  fan_in = np.prod(shape[:-1]) if name == 'kernel' else 1.0
+  return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
+
+
+def _shapes(parts: build.Parts) -> dict[str, Any]:
+  """The trees of every item, abstract: nothing is computed."""
+
+  def init():
+    rng = jax.random.key(0)
+    items = {'first_stage': build.init_first_stage(parts, rng)}
+    if parts.model is None:
+      return items
+    state = build.init_diffusion_state(parts, optax.identity(), rng)
+    return {**items, 'model': state.params, 'ema': state.ema}
+
+  return jax.eval_shape(init)
 
 
 def _check_fit(parts: build.Parts, items: Mapping[str, Any]):
   """The trees are those of the networks, to the last shape."""
-  wanted = _flat(jax.eval_shape(functools.partial(_random_items, parts)))
+  wanted = _flat(_shapes(parts))
   given = {k: v for k, v in _flat(items).items() if k[0] != 'carried'}
   wrong = [
     f'{"/".join(key)}: {_shape(given, key)} instead of {_shape(wanted, key)}'
@@ -194,8 +224,8 @@ def _check_target(workdir: str):
   if not os.path.isdir(workdir):
     raise UserError(f'--workdir={workdir} is a file.')
   there = set(os.listdir(workdir))
-  steps = os.path.join(workdir, 'checkpoints')
-  if MARK in there and there <= {MARK, 'config.json', 'checkpoints'}:
+  if MARK in there and there <= {MARK, *_marked(workdir)}:
+    steps = os.path.join(workdir, 'checkpoints')
     if not os.path.isdir(steps) or set(os.listdir(steps)) <= {'0'}:
       return
   if there:
@@ -205,17 +235,33 @@ def _check_target(workdir: str):
     )
 
 
+def _marked(workdir: str) -> list[str]:
+  """What an import said it wrote there."""
+  try:
+    with open(os.path.join(workdir, MARK)) as f:
+      return list(json.load(f)['files'])
+  except (OSError, ValueError, KeyError, TypeError):
+    return []
+
+
 def _write_workdir(workdir: str, config, imported: Imported, source: str):
   """Written beside it, and then renamed: never half there."""
-  partial = f'{workdir}.partial'
-  shutil.rmtree(partial, ignore_errors=True)
+  partial = f'{workdir}.partial-{os.getpid()}'
   meta = {**imported.meta, 'versions': ldm_jax.__version__}
   try:
     checkpoint.write_config(partial, config)
     checkpoints = checkpoint.Checkpoints(partial)
     checkpoints.save(0, imported.items, meta)
     checkpoints.close()
-    mark = {'source': os.path.basename(source.rstrip('/')), 'by': 'convert.py'}
+    for name, content in imported.files.items():
+      place = os.path.join(partial, name)
+      os.makedirs(os.path.dirname(place), exist_ok=True)
+      with open(place, 'wb') as f:
+        f.write(content)
+    mark = {
+      'source': os.path.basename(source.rstrip('/')),
+      'files': sorted(os.listdir(partial)),
+    }
     with open(os.path.join(partial, MARK), 'w') as f:
       json.dump(mark, f)
     shutil.rmtree(workdir, ignore_errors=True)
@@ -234,8 +280,7 @@ def export() -> int:
     raise UserError(f'--format={_FORMAT.value}; allowed: {", ".join(EXPORTS)}.')
   if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
     raise UserError(f'--out={out} is there already; choose a new folder.')
-  partial = f'{out}.partial'
-  shutil.rmtree(partial, ignore_errors=True)
+  partial = f'{out}.partial-{os.getpid()}'
   os.makedirs(partial)
   try:
     EXPORTS[_FORMAT.value](workdir, partial)
@@ -283,7 +328,22 @@ def export_safetensors(workdir: str, out: str):
     f.write(card.safetensors(config, items, meta, step))
 
 
-EXPORTS = {'compvis': export_compvis, 'safetensors': export_safetensors}
+def export_diffusers(workdir: str, out: str):
+  """A folder that diffusers opens, and README.md, in `out`."""
+  config, items, meta, step = read_run(workdir)
+  tokenizer = tokenize.files_of(config.get('task', {}))
+  notes = diffusers_export.write_folder(config, items, meta, out, tokenizer)
+  for note in notes:
+    print(f'Note: {note}')
+  with open(os.path.join(out, 'README.md'), 'w') as f:
+    f.write(card.diffusers(config, items, meta, step, notes))
+
+
+EXPORTS = {
+  'compvis': export_compvis,
+  'diffusers': export_diffusers,
+  'safetensors': export_safetensors,
+}
 
 
 # --- The command line. ---

@@ -7,7 +7,8 @@ Stable Diffusion 1.x reads CLIP's 49,408 byte pairs, 77 of them too.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,30 @@ class ClipPieces:
   def empty(self) -> np.ndarray:
     """The ids [length] of the empty prompt."""
     return self('')
+
+
+_CLIP_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json',
+               'tokenizer_config.json', 'special_tokens_map.json')  # fmt: skip
+
+
+def files_of(task: Mapping[str, Any]) -> dict[str, bytes]:
+  """The tokenizer's files of a text task's config section, by name.
+
+  Empty where the task has none; UserError where they cannot be read.
+  """
+  vocab_file = task.get('vocab_file')
+  if not vocab_file:
+    return {}
+  path = SCENES_VOCAB if vocab_file == 'scenes' else pathlib.Path(vocab_file)
+  try:
+    if task['name'] != 'clip_text':
+      return {'vocab.txt': path.read_bytes()}
+    there = [name for name in _CLIP_FILES if (path / name).is_file()]
+    return {name: (path / name).read_bytes() for name in there}
+  except OSError as error:
+    raise UserError(
+      f'task.vocab_file={vocab_file}: {error.strerror}.'
+    ) from error
 
 
 def _fast_clip(folder: pathlib.Path):

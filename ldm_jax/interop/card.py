@@ -14,6 +14,13 @@ With the authors' code (github.com/CompVis/latent-diffusion): build the model of
 `model.load_state_dict(torch.load('model.ckpt')['state_dict'])`. The same
 tensors are in `model.safetensors`.
 """
+_DIFFUSERS = """\
+## Use
+
+`diffusers.DiffusionPipeline.from_pretrained(FOLDER)` opens the pipeline; where
+there is no `model_index.json`, each component's class (`_class_name` in its
+`config.json`) opens its own folder.
+"""
 _SAFETENSORS = """\
 ## Use
 
@@ -46,6 +53,11 @@ def compvis(config, items, meta, step) -> str:
       "bert-base-uncased, which the authors' code would fetch."
     )
   return _card(config, items, meta, step, _COMPVIS, notes)
+
+
+def diffusers(config, items, meta, step, notes) -> str:
+  """The README.md of a diffusers folder; `notes` are of its export."""
+  return _card(config, items, meta, step, _DIFFUSERS, list(notes))
 
 
 def safetensors(config, items, meta, step) -> str:

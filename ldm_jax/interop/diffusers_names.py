@@ -9,7 +9,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from ldm_jax.interop.compvis_names import TOKEN_TRANSFORMER
+from ldm_jax.interop.compvis_names import (
+  CONDITIONER,
+  FIRST_STAGE_DEFAULTS,
+  TOKEN_TRANSFORMER,
+  UNET_DEFAULTS,
+)
 from ldm_jax.interop.names import Row, conv, dense, embedding, norm
 
 # --- The U-Net: UNet2DModel or UNet2DConditionModel. ---
@@ -17,10 +22,7 @@ from ldm_jax.interop.names import Row, conv, dense, embedding, norm
 
 def unet(section: dict, in_channels: int, context: int) -> list[Row]:
   """`context` is the width that cross-attention reads (0: none)."""
-  s = {
-    'num_res_blocks': 2, 'attention': 'self', 'transformer_depth': 1,
-    'scale_shift_norm': False, 'resblock_updown': False, **section,
-  }  # fmt: skip
+  s = {**UNET_DEFAULTS, **section}
   ours, c = 'model/unet', s['channels']
   widths = [c * m for m in s['multipliers']]
   last = len(widths) - 1
@@ -114,11 +116,7 @@ def _attention(ours, theirs, s, c, context) -> list[Row]:
 
 def first_stage(section: dict) -> list[Row]:
   """The KL or VQ autoencoder."""
-  s = {
-    'channels': 128, 'multipliers': (1, 2, 4), 'num_res_blocks': 2,
-    'attention_levels': (), 'mid_attention': True, 'in_channels': 3,
-    'out_channels': 3, **section,
-  }  # fmt: skip
+  s = {**FIRST_STAGE_DEFAULTS, **section}
   ours, z, d = 'first_stage', s['z_channels'], s['embed_dim']
   k = 2 if s['name'] == 'kl' else 1  # Moments per channel.
   widths = [s['channels'] * m for m in s['multipliers']]
@@ -199,7 +197,7 @@ def _one_head(ours, theirs, c) -> list[Row]:
   return rows
 
 
-# --- Text encoders: LDMBertModel, CLIPTextModel. ---
+# --- The text encoder LDMBertModel; CLIP's names are in clip_names. ---
 
 
 def text(task: dict) -> list[Row]:
@@ -228,42 +226,16 @@ def text(task: dict) -> list[Row]:
 
 
 def text_unused(task: dict) -> list[Row]:
-  """What LDMBertModel carries and nothing reads; their `ours` is empty."""
+  """What LDMBertModel carries and nothing reads.
+
+  Items keep such tensors under the release's names, in 'carried'.
+  """
   t = {**TOKEN_TRANSFORMER['text'], **task}
+  ours = f'carried/{CONDITIONER}transformer.to_logits'.replace('.', '/')
   return [
-    Row('', 'to_logits.weight', (t['vocab_size'], t['width'])),
-    Row('', 'to_logits.bias', (t['vocab_size'],)),
+    Row(f'{ours}/weight', 'to_logits.weight', (t['vocab_size'], t['width'])),
+    Row(f'{ours}/bias', 'to_logits.bias', (t['vocab_size'],)),
   ]
-
-
-# The defaults of the clip_text task.
-_CLIP = {
-  'width': 768, 'depth': 12, 'ffn_width': 0, 'vocab_size': 49408,
-  'length': 77,
-}  # fmt: skip
-
-
-def clip_text(task: dict, prefix: str = 'text_model.') -> list[Row]:
-  """CLIPTextModel; transformers 5 writes its names without a prefix."""
-  t = {**_CLIP, **task}
-  ours, width = 'model/conditioner/transformer', t['width']
-  table = lambda name, there, size: embedding(
-    f'{ours}/{name}', f'{prefix}embeddings.{there}', size, width
-  )
-  rows = table('tokens', 'token_embedding', t['vocab_size'])
-  rows += table('positions', 'position_embedding', t['length'])
-  hidden = t['ffn_width'] or 4 * width
-  for i in range(t['depth']):
-    here, there = f'{ours}/layer_{i}', f'{prefix}encoder.layers.{i}'
-    for k in (1, 2):
-      rows += norm(f'{here}_norm{k}', f'{there}.layer_norm{k}', width)
-    for k, name in (('q', 'q_proj'), ('k', 'k_proj'), ('v', 'v_proj'),
-                    ('out', 'out_proj')):  # fmt: skip
-      name = f'{there}.self_attn.{name}'
-      rows += dense(f'{here}_attn/{k}', name, width, width)
-    rows += dense(f'{here}_fc1', f'{there}.mlp.fc1', width, hidden)
-    rows += dense(f'{here}_fc2', f'{there}.mlp.fc2', hidden, width)
-  return rows + norm(f'{ours}/norm', f'{prefix}final_layer_norm', width)
 
 
 # --- Three tensors there, one here. ---
@@ -296,10 +268,10 @@ def fuse(
     if f'.{_FUSED}.' not in row.theirs:
       continue
     heads = _heads(row, section)
-    split = [
-      x.reshape(heads, -1, *x.shape[1:])
-      for x in (tensors.pop(name) for name in _split_names(row))
-    ]
+    found = [tensors.pop(name, None) for name in _split_names(row)]
+    if any(x is None for x in found):  # Only where what fits is loaded.
+      continue
+    split = [x.reshape(heads, -1, *x.shape[1:]) for x in found]
     tensors[row.theirs] = np.stack(split, axis=1).reshape(row.shape)
   return tensors
 

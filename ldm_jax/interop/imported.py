@@ -14,12 +14,14 @@ class Imported:
       'carried': what only an export reads.
     meta: scale_factor, use_ema, and `source` for the export.
     notes: what the user should know, a sentence each.
+    files: small ones to keep in the workdir, by path: a tokenizer's.
   """
 
   config: dict[str, Any]
   items: dict[str, Any]
   meta: dict[str, Any]
   notes: list[str]
+  files: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 # What a source says nothing of; training on needs the user's own.

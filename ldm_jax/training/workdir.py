@@ -22,10 +22,19 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
-  """The resolved config of a run; sequences come back as tuples."""
+  """The resolved config of a run; sequences come back as tuples.
+
+  A `task.vocab_file` that lies in the workdir, as an import leaves it, comes
+  back with its whole path: the folder may have moved since.
+  """
   path = epath.Path(workdir) / 'config.json'
   try:
-    return _tuples(json.loads(path.read_text()))
+    config = _tuples(json.loads(path.read_text()))
+    task = config.get('task', {})
+    kept = path.parent / (task.get('vocab_file') or 'nothing')
+    if task.get('vocab_file') and kept.exists():
+      task['vocab_file'] = str(kept)
+    return config
   except FileNotFoundError as error:
     raise UserError(
       f'{path} does not exist. Is {workdir} the workdir of a run?'

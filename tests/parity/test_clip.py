@@ -7,7 +7,7 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
 from ldm_jax.data.tokenize import ClipPieces  # noqa: E402
-from ldm_jax.interop import diffusers_names  # noqa: E402
+from ldm_jax.interop import clip_names  # noqa: E402
 from ldm_jax.tasks.clip_text import ClipText  # noqa: E402
 from tests import clip_vocabulary  # noqa: E402
 from tests.parity import oracles  # noqa: E402
@@ -40,7 +40,7 @@ def test_clip_text_encoder(activation):
     'text_model.' + name.removeprefix('text_model.'): x
     for name, x in theirs.state_dict().items()
   }
-  params = oracles.to_ours(diffusers_names.clip_text(task), tensors)
+  params = oracles.to_ours(clip_names.text_encoder(task), tensors)
 
   tokens = np.random.default_rng(0).integers(0, 60, (2, 16))
   ours = ClipText(**task, activation=activation).apply(
