@@ -56,7 +56,7 @@ def test_what_is_imported_samples(imported):
   assert images.shape == (1, 32, 32, 3) and images.dtype == np.uint8
   bias = state['model_ema.diffusion_modelout2bias']
   np.testing.assert_array_equal(ldm.params['ema']['conv_out']['bias'], bias)
-  assert not os.path.exists(f'{workdir}.partial')
+  assert sorted(os.listdir(workdir.parent)) == ['run', 'source']
 
 
 def test_the_raw_weights_sample_where_they_are_asked_for(imported, tmp_path):
