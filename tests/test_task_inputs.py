@@ -1,0 +1,123 @@
+"""Every task through the Python face: batch keys in, images of their size out.
+
+On untrained networks: what is asked is who gets which arrays.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from ldm_jax import build
+from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.types import UserError
+from tests import tiny
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (2, 16, 24, 3), np.uint8)
+MASKS = (RNG.random((2, 16, 24, 1)) > 0.5).astype(np.uint8)
+BOXES = np.float32([[[0.1, 0.2, 0.5, 0.9], [0, 0, 0, 0]]] * 2)
+LABELS = np.int32([[5, -1], [7, -1]])
+TEXT_ENCODER = {'width': 16, 'depth': 1, 'num_heads': 2, 'head_width': 8}
+TASKS = {
+  'layout': (TEXT_ENCODER, {'boxes': BOXES, 'box_labels': LABELS}, 'context'),
+  'semantic': (
+    {'num_classes': 41},
+    {'segmentation': RNG.integers(0, 41, (2, 16, 24))},
+    'concat',
+  ),
+  'super_resolution': (
+    {},
+    {'low_res': RNG.uniform(-1, 1, (2, 4, 6, 3)).astype(np.float32)},
+    'concat',
+  ),
+  'inpainting': ({}, {'image': IMAGES, 'mask': MASKS}, 'concat'),
+}
+
+
+@functools.cache
+def pipeline(task: str) -> LatentDiffusionPipeline:
+  fields, _, kind = TASKS[task]
+  config = tiny.diffusion()
+  config['task'] = {'name': task, **fields}
+  config['unet']['attention'] = 'cross' if kind == 'context' else 'self'
+  parts = build.parts(config)
+
+  def init(rng):
+    encode = lambda image: np.zeros((1, *parts.latent_shape), np.float32)
+    z, t = np.zeros((1, *parts.latent_shape), np.float32), np.zeros(1, int)
+    model = parts.model.init(rng, z, t, parts.blank_batch(1), encode)['params']
+    return {
+      'first_stage': build.init_first_stage(parts, rng),
+      'model': model,
+      'ema': model['unet'],
+    }
+
+  # Drawn in numpy: initialising takes longer to compile than all else here.
+  params = jax.tree.map(
+    lambda x: 0.1 + 0.1 * RNG.standard_normal(x.shape, np.float32),
+    jax.eval_shape(init, jax.random.key(0)),
+  )
+  mesh = Mesh(np.asarray(jax.devices()[:1]), ('data',))
+  return LatentDiffusionPipeline(parts, params, 1.0, mesh)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_condition_takes_the_batch_keys_as_numpy(task):
+  _, batch, kind = TASKS[task]
+  told = pipeline(task).condition(batch)
+  value = getattr(told, kind)
+  other = {'concat': 'context', 'context': 'concat'}[kind]
+  assert getattr(told, other) is None
+  channels = {'inpainting': 4}.get(task, 3)
+  assert value.shape == (
+    (2, 92, 16) if kind == 'context' else (2, 4, 6, channels)
+  )
+  assert np.abs(value[0] - value[1]).max() > 1e-4
+
+
+def test_inpainted_images_have_the_size_of_theirs_and_keep_what_is_known():
+  found = pipeline('inpainting').sample(
+    num=2, steps=1, image=IMAGES, mask=MASKS
+  )
+  assert found.shape == IMAGES.shape and found.dtype == np.uint8
+  known = np.broadcast_to(MASKS == 0, IMAGES.shape)
+  np.testing.assert_array_equal(found[known], IMAGES[known])
+  assert (found[~known] != IMAGES[~known]).mean() > 0.9
+
+
+def test_one_input_serves_all_images_and_an_image_is_four_times_its_input():
+  low_res = TASKS['super_resolution'][1]['low_res']
+  ldm = pipeline('super_resolution')
+  one = ldm.sample(num=2, steps=1, low_res=low_res[0])
+  both = ldm.sample(num=2, steps=1, low_res=low_res)
+  assert one.shape == (2, 16, 24, 3)
+  np.testing.assert_array_equal(one[0], both[0])
+  assert (one[1] != both[1]).any()
+
+
+@pytest.mark.parametrize(
+  'task, inputs, message',
+  [
+    ('semantic', {}, 'give a segmentation'),
+    ('semantic', {'low_res': 0}, "'low_res' is not an input of task"),
+    ('inpainting', {'image': IMAGES, 'mask': MASKS, 'size': (32, 32)}, '16x24'),
+    ('inpainting', {'image': IMAGES, 'mask': MASKS[:, :8]}, '8x24'),
+    ('layout', {'boxes': BOXES + 1, 'box_labels': LABELS}, 'outside the image'),
+    ('super_resolution', {'low_res': np.zeros((3, 4, 4, 3))}, '3 values'),
+  ],
+)
+def test_mistakes_are_one_clear_line(task, inputs, message):
+  with pytest.raises(UserError, match=message):
+    pipeline(task).sample(num=2, steps=1, **inputs)
+
+
+def test_a_factor_that_is_not_the_first_stages_is_found_before_training():
+  config = tiny.diffusion(task={}, unet={'attention': 'self'})
+  config['task'] = {'name': 'super_resolution', 'factor': 2}
+  parts = build.parts(config)
+  training = build.training(parts)
+  with pytest.raises(UserError, match='16x16 for a latent of 8x8'):
+    jax.eval_shape(training.init, jax.random.key(0))
