@@ -17,6 +17,7 @@ from ldm_jax.tasks import (
   inpainting,
   inpainting_text,
   layout,
+  retrieval,
   semantic,
   super_resolution,
   text,
@@ -37,6 +38,8 @@ TASKS = {
     inpainting_text.InpaintingText, inpainting_text.Prepare
   ),
   'layout': Task(layout.Layout, layout.Prepare),
+  'retrieval': Task(retrieval.Retrieval, retrieval.Prepare),
+  'retrieval': Task(retrieval.Retrieval, retrieval.Prepare),
   'semantic': Task(semantic.Semantic, semantic.Prepare),
   'super_resolution': Task(
     super_resolution.SuperResolution, super_resolution.Prepare

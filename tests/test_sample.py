@@ -1,0 +1,112 @@
+"""sample.py: from flags and files to the task's arrays."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from PIL import Image
+
+import sample
+from ldm_jax.data.spec import DataSpec
+from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
+from ldm_jax.types import UserError
+
+
+def inputs_of(prepare, size=None, **given):
+  """`task_inputs` of a run of that task, without its networks."""
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  parts = types.SimpleNamespace(
+    data=DataSpec('scenes', 32, max_objects=3), prepare=prepare
+  )
+  config = types.SimpleNamespace(task={'name': 'a task'})
+  ldm = types.SimpleNamespace(parts=parts, config=config)
+  ldm.inputs = lambda *a: LatentDiffusionPipeline.inputs(ldm, *a)
+  with flagsaver.flagsaver(**given):
+    return sample.task_inputs(ldm, size)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for i in range(3):
+    Image.new('RGB', (24, 16), (i, 0, 0)).save(tmp_path / f'{i}.png')
+    Image.new('L', (24, 16), 255 * (i % 2)).save(tmp_path / f'{i}_mask.png')
+  return tmp_path
+
+
+def test_prompts_are_taken_in_turn():
+  prepare = text.Prepare(vocab_file='scenes', length=16)
+  num, told, arrays = inputs_of(prepare, prompt=['a red circle', 'x'], num=3)
+  assert num == 3 and told['text'] == ['a red circle', 'x', 'a red circle']
+  np.testing.assert_array_equal(arrays['tokens'][0], arrays['tokens'][2])
+  assert inputs_of(prepare, prompt=['a red circle'])[0] == 16
+
+
+def test_a_folder_of_pairs_decides_how_many(folder):
+  num, told, arrays = inputs_of(inpainting.Prepare(), image=str(folder))
+  assert num == 3 and not told
+  assert arrays['image'].shape == (3, 16, 24, 3)
+  assert arrays['mask'].mean(axis=(1, 2, 3)).tolist() == [0, 1, 0]
+
+
+def test_an_image_and_a_mask_are_brought_to_the_size(folder):
+  num, _, arrays = inputs_of(
+    inpainting.Prepare(),
+    (8, 8),
+    image=str(folder / '2.png'),
+    mask=str(folder / '1_mask.png'),
+  )
+  assert num == 1 and arrays['image'].shape == (1, 8, 8, 3)
+  assert arrays['mask'].all()
+
+
+def test_small_images_stay_small(folder):
+  path = str(folder / '1.png')
+  _, _, arrays = inputs_of(super_resolution.Prepare(), (64, 96), image=path)
+  assert arrays['low_res'].shape == (1, 16, 24, 3)
+
+
+def test_maps(folder):
+  path = str(folder / '0_mask.png')
+  _, _, arrays = inputs_of(semantic.Prepare(3), segmentation=path, num=2)
+  assert arrays['segmentation'].shape == (2, 16, 24)
+  with pytest.raises(UserError, match="'image' is not an input"):
+    inputs_of(semantic.Prepare(3), image=path)
+
+
+def test_layouts_name_the_classes_of_the_data(tmp_path):
+  path = tmp_path / 'boxes.json'
+  content = {'boxes': [[0, 0, 0.5, 0.5]], 'labels': ['red circle']}
+  path.write_text(json.dumps([content, {'boxes': [], 'labels': []}]))
+  num, told, arrays = inputs_of(layout.Prepare(), layout=str(path))
+  assert num == 2 and told['box_labels'] == [[0], []]
+  assert arrays['tokens'].shape == (2, 92)
+
+
+def test_conditions_of_the_data_exclude_others(tmp_path):
+  num, told, arrays = inputs_of(layout.Prepare(), inputs='test', num=4)
+  assert num == 4 == len(told['boxes']) == len(arrays['tokens'])
+  with pytest.raises(UserError, match='exclude'):
+    inputs_of(layout.Prepare(), inputs='test', prompt=['x'])
+
+
+def test_pictures_of_conditions(folder):
+  _, _, arrays = inputs_of(inpainting.Prepare(), image=str(folder))
+  ldm = types.SimpleNamespace(
+    parts=types.SimpleNamespace(prepare=inpainting.Prepare())
+  )
+  picture = sample.condition_picture(ldm, arrays, 1, (16, 24))
+  assert picture.shape == (16, 24, 3) and (picture == 127).all()
+  ldm.parts.prepare = text.Prepare()
+  assert sample.condition_picture(ldm, {}, 0, (16, 24)) is None
+
+
+@pytest.mark.parametrize('size', ['8', '8x', '0x8', 'axb', '8x8x8'])
+def test_sizes_that_are_none(size):
+  with pytest.raises(UserError, match=f'--size={size} '):
+    sample.parse_size(size)
+  assert sample.parse_size('8x16') == (8, 16)
