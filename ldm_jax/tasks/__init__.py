@@ -39,7 +39,6 @@ TASKS = {
   ),
   'layout': Task(layout.Layout, layout.Prepare),
   'retrieval': Task(retrieval.Retrieval, retrieval.Prepare),
-  'retrieval': Task(retrieval.Retrieval, retrieval.Prepare),
   'semantic': Task(semantic.Semantic, semantic.Prepare),
   'super_resolution': Task(
     super_resolution.SuperResolution, super_resolution.Prepare

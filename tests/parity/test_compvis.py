@@ -31,6 +31,7 @@ KINDS = {
   'super-resolution': released.super_resolution,
   'inpainting': released.inpainting,
   'semantic': released.semantic,
+  'retrieval': released.retrieval,
 }
 
 
@@ -64,6 +65,8 @@ def inputs(task: dict) -> dict:
     return {'segmentation': rng.integers(0, task['num_classes'], size)}
   if name == 'super_resolution':
     return {'low_res': rng.uniform(-1, 1, (2, 8, 8, 3)).astype('f4')}
+  if name == 'retrieval':
+    return {'embeddings': rng.standard_normal((2, 5, task['width']), 'f4')}
   if name == 'inpainting':
     mask = (rng.uniform(size=(2, 32, 32, 1)) > 0.5).astype('f4')
     image = rng.uniform(-1, 1, (2, 32, 32, 3)).astype('f4')
@@ -89,6 +92,8 @@ def told(ldm, weights, batch):
     return oracle.rescale(w, maps, task['num_classes'], task['stages']), None
   if name == 'super_resolution':
     return nchw(batch['low_res']), None
+  if name == 'retrieval':
+    return None, torch.from_numpy(batch['embeddings'])
   if name == 'inpainting':
     image, mask = nchw(batch['image']), nchw(batch['mask'])
     masked = (image + 1) / 2 * (1 - mask) * 2 - 1
