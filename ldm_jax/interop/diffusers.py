@@ -159,7 +159,8 @@ class _Folder:
       'sampling': sampling,
       'scale_factor': self.scale_factor,
     }
-    self.config['data'] = {'size': self._size(size)}
+    image_size = self.values(first).get('sample_size')
+    self.config['data'] = {'size': self._size(size, image_size)}
     self._check(in_channels, context)
     if os.path.isdir(self.place('safety_checker')):
       self.notes.append(
@@ -210,14 +211,17 @@ class _Folder:
       self.notes.append('There is no tokenizer: prompts are given as tokens.')
     return task
 
-  def _size(self, sample_size: int | None) -> int:
-    """The side of the images that the pipeline draws unless told."""
+  def _size(self, sample_size: int | None, image_size: Any) -> int:
+    """The side of the training images; the autoencoder may know it better."""
     f = 2 ** (len(self.config['first_stage']['multipliers']) - 1)
     if sample_size is None:
       return 64 * f
+    # The text pipeline divides by 8 whatever the first stage divides by, so
+    # that sample_size may be one that comes out right.
     if self.config['task']['name'] == 'text':
-      # Its pipeline divides by 8 whatever the first stage divides by.
-      return max(sample_size * f // 8, 1) * f
+      drawn = sample_size * f // 8 * f
+      if drawn and drawn == image_size:
+        return drawn
     return sample_size * f
 
   def _check(self, in_channels: int, context: int):
