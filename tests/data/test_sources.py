@@ -41,7 +41,7 @@ def test_folder(tmp_path):
 
 @pytest.mark.parametrize('name', ['', 'imagenet', 'Folder'])
 def test_an_unknown_source_is_refused(name):
-  with pytest.raises(UserError, match='scenes, folder or tfds:NAME'):
+  with pytest.raises(UserError, match='scenes, folder, coco.* or tfds:NAME'):
     sources.open_source(DataSpec(name, 32), 'train')
 
 
