@@ -8,6 +8,7 @@ A file is read as data: nothing in it is executed. What does not fit is listed,
 name by name, and nothing is written.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import yaml
@@ -72,6 +74,10 @@ def import_() -> int:
   _check_target(workdir)
   kind = detect(source)
   imported = IMPORTS[kind](source)
+  # Copied before they are saved: the mapped file is let go of in between.
+  imported = dataclasses.replace(
+    imported, items=jax.tree.map(jnp.asarray, imported.items)
+  )
   config = complete(imported.config)
   _check_fit(build.parts(config), imported.items)
   _write_workdir(workdir, config, imported, source)

@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import safetensors.numpy
 
 from ldm_jax.interop import safetensors_file, torch_file, torch_writer
 from ldm_jax.interop.mapped import Damaged, map_file
@@ -47,14 +46,12 @@ def write_tensors(
   partial = f'{path}.partial'
   try:
     if path.endswith('.safetensors'):
-      contiguous = {k: np.asarray(v, order='C') for k, v in tensors.items()}
-      safetensors.numpy.save_file(contiguous, partial, {'format': 'pt'})
+      safetensors_file.write(partial, tensors, {'format': 'pt'})
     else:
       torch_writer.write(partial, tensors, global_step)
     os.replace(partial, path)
-  except (OSError, safetensors.SafetensorError) as error:
-    reason = getattr(error, 'strerror', None) or error
-    raise UserError(f'{path} cannot be written: {reason}.') from error
+  except OSError as error:
+    raise UserError(f'{path} cannot be written: {error.strerror}.') from error
   finally:
     if os.path.exists(partial):
       os.remove(partial)

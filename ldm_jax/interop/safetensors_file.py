@@ -1,17 +1,20 @@
-"""Reads .safetensors in place: a JSON header, then the tensors' bytes.
+"""Safetensors in place: a JSON header, then the tensors' bytes.
 
-The library's numpy loader has no bfloat16 and copies what it reads.
+The library copies what it reads, and all of it at once what it writes; and
+its numpy half has no bfloat16.
 """
 
 import json
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.interop.mapped import BFLOAT16, Damaged, view
+from ldm_jax.types import UserError
 
 DTYPES = {
   'F64': np.dtype('<f8'),
@@ -25,6 +28,7 @@ DTYPES = {
   'U8': np.dtype('u1'),
   'BOOL': np.dtype('?'),
 }
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LARGEST_HEADER = 16 * 2**20  # Bytes.
 
 
@@ -97,3 +101,33 @@ def _fields(value: dict) -> tuple[np.dtype, list[int], tuple[int, int]]:
   ):
     raise ValueError('a size')
   return DTYPES[dtype], shape, (first, last)
+
+
+def write(
+  path: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+  """Writes the tensors one by one, widest types first, as the library does.
+
+  Raises:
+    UserError: a type that the format lacks.
+  """
+  order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+  header: dict[str, Any] = {'__metadata__': dict(metadata)}
+  end = 0
+  for name in order:
+    x = tensors[name]
+    if x.dtype not in _NAMES:
+      raise UserError(f'{name} is {x.dtype}, which safetensors cannot hold.')
+    header[name] = {
+      'dtype': _NAMES[x.dtype],
+      'shape': list(x.shape),
+      'data_offsets': [end, end + x.nbytes],
+    }
+    end += x.nbytes
+  raw = json.dumps(header, separators=(',', ':')).encode()
+  raw += b' ' * (-len(raw) % 8)  # Tensors begin at a multiple of 8.
+  with open(path, 'wb') as f:
+    f.write(struct.pack('<Q', len(raw)) + raw)
+    for name in order:
+      flat = np.ascontiguousarray(tensors[name]).reshape(-1)
+      f.write(memoryview(flat.view(np.uint8)))

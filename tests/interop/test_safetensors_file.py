@@ -1,9 +1,11 @@
 """Safetensors in place, against the library; the hostile are elsewhere."""
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 from ldm_jax.interop import files, mapped, safetensors_file
+from ldm_jax.types import UserError
 
 
 def test_the_librarys_files_are_read(tmp_path):
@@ -33,3 +35,26 @@ def test_bfloat16_is_read_in_place(tmp_path):
   assert found.dtype == mapped.BFLOAT16
   np.testing.assert_array_equal(found, x)
   assert not found.flags.owndata
+
+
+def test_the_library_reads_what_is_written_here(tmp_path):
+  path = str(tmp_path / 'x.safetensors')
+  tensors = {
+    'small': np.arange(3, dtype=np.int8),
+    'turned': np.arange(6, dtype=np.float32).reshape(2, 3).T,
+    'scalar': np.float32(2.5),
+    'none': np.zeros((0, 3)),
+  }
+  files.write_tensors(path, tensors)
+  found = safetensors.numpy.load_file(path)
+  assert found.keys() == tensors.keys()
+  for name, x in tensors.items():
+    assert found[name].shape == x.shape and found[name].dtype == x.dtype
+    np.testing.assert_array_equal(found[name], x)
+
+
+def test_a_type_that_it_lacks_is_refused(tmp_path):
+  with pytest.raises(UserError, match='x is complex64'):
+    files.write_tensors(
+      str(tmp_path / 'x.safetensors'), {'x': np.zeros(3, np.complex64)}
+    )
