@@ -232,16 +232,17 @@ def _tiny(config) -> ml_collections.ConfigDict:
       config.loss.disc_layers = 2
     return config
 
-  config.first_stage_from = 'random'  # An untrained one: nothing to wait for.
+  config.first_stage_from = 'random'  # An untrained one: nothing to wait for,
+  config.scale_factor = None  # and its scale is anyone's guess.
   unet = config.unet
   unet.update(channels=32, multipliers=(1, 2), attention_levels=(1,))
   unet.update(num_res_blocks=1, transformer_depth=1)
   if unet.head_width is not None:
     unet.head_width = 32
   task = config.task
-  for key in ('width', 'depth'):
-    if key in task:
-      task[key] = dict(width=32, depth=1)[key]
+  task.update({k: v for k, v in dict(width=32, depth=1).items() if k in task})
+  if task.name == 'class_label':
+    task.num_classes = 41  # 40 of scenes, and the null
   if task.name == 'text':
     task.update(vocab_file='scenes', vocab_size=39, special_tokens=(2, 3, 0))
   config.sampling.update(num=4, steps=5)
