@@ -6,7 +6,7 @@ QUICKSTART ?= runs/quickstart
 
 PIP := bin/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test test-all test-parity lint requirements clean
+.PHONY: help quickstart test test-all test-parity lint bench requirements clean
 
 help:  ## List the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
@@ -17,13 +17,13 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python train.py --config=configs/text_scenes.py \
 	  --workdir=$(QUICKSTART)/text \
 	  --config.first_stage_from=$(QUICKSTART)/first_stage
-	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text \
-	  --out=$(QUICKSTART)/gallery --num=200 --inputs=held_out --guidance=2
+	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text --num=200 \
+	  --inputs=held_out --guidance=2.5 --steps=25 --batch_size=100 \
+	  --out=$(QUICKSTART)/gallery
 	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage \
 	  --metrics=psnr
 	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \
 	  --metrics=scene_accuracy
-	@echo 'Look at $(QUICKSTART)/gallery/index.html'
 
 test: .venv/stamp  ## Run the quick tests, without torch (15 minutes at most).
 	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity
@@ -37,6 +37,9 @@ test-parity: .venv-parity/stamp  ## Compare with torch, diffusers, transformers.
 lint: .venv/stamp  ## Check lint and format.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+
+bench: .venv/stamp  ## Measure; results go to benchmarks/results.
+	.venv/bin/python -m benchmarks.conv_gradients
 
 clean:  ## Remove environments and caches; runs stay.
 	rm -rf .venv .venv-parity .cache .pytest_cache .ruff_cache build dist

@@ -24,7 +24,7 @@ ALLOWED = {
   'evaluation': {'first_stage', 'models', 'data', 'types'},
   'interop': {'first_stage', 'models', 'diffusion', 'types'},
   'build': CORE | {'training'},
-  'pipeline': {'build', 'diffusion', 'training', 'types'},
+  'pipeline': {'build', 'diffusion', 'nn', 'training', 'types'},
   # The scripts' own halves.
   'cli': {'types'},
   'run': CORE | {'build', 'pipeline', 'training', 'interop', '__init__'},

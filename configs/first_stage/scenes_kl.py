@@ -35,9 +35,9 @@ def get_config(variant: str = ''):
       b1=0.9,
       clip_norm=1.0,
     ),
-    batch_size=64,
-    num_steps=1000,
+    batch_size=16,
+    num_steps=1200,
   )
   config.dtype = 'float32'
-  config.log_every, config.show_every, config.save_every = 50, 500, 500
+  config.log_every, config.show_every, config.save_every = 100, 600, 600
   return common.select(config, variant)

@@ -1,0 +1,29 @@
+"""One token per class; the last row is the null."""
+
+import jax
+import numpy as np
+import pytest
+
+from ldm_jax.tasks.class_label import ClassLabel, Prepare
+from ldm_jax.types import UserError
+
+
+def test_the_context_is_the_labels_row():
+  conditioner = ClassLabel(num_classes=5, width=3)
+  batch = {'label': np.array([4, 0])}
+  variables = conditioner.init(jax.random.key(0), batch, None, False)
+  context = conditioner.apply(variables, batch, None, False).context
+  table = variables['params']['embedding']['embedding']
+  assert context.shape == (2, 1, 3)
+  np.testing.assert_array_equal(context[:, 0], table[np.array([4, 0])])
+
+
+def test_the_null_is_the_last_row():
+  null = ClassLabel(num_classes=1001, width=3).null({'label': np.array([3, 7])})
+  np.testing.assert_array_equal(null['label'], [1000, 1000])
+
+
+@pytest.mark.parametrize('label', [-1, 10, [3, 11]])
+def test_a_label_outside_the_classes_is_named(label):
+  with pytest.raises(UserError, match='is outside 0 to 9'):
+    Prepare(num_classes=10).arrays({'label': label})

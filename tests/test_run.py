@@ -1,0 +1,85 @@
+"""Opening a run: what is refused before anything is compiled."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import train
+from ldm_jax import build
+from ldm_jax import run as runs
+from ldm_jax.training import checkpoint
+from ldm_jax.types import UserError
+from tests import tiny
+
+
+def opened(config):
+  return runs.open_run(build.parts(config))
+
+
+def pictures(folder, count=4, size=40):
+  folder.mkdir()
+  rng = np.random.default_rng(0)
+  for i in range(count):
+    pixels = rng.integers(0, 256, (size, size, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / f'{i}.png')
+  return {'source': 'folder', 'path': str(folder), 'num_examples': 0}
+
+
+def test_a_batch_that_devices_do_not_divide_names_what_would():
+  with pytest.raises(UserError, match='batch_size=12'):
+    opened(tiny.diffusion(batch_size=12, mesh={'data': 8}))
+
+
+def test_an_empty_folder(tmp_path):
+  data = {'source': 'folder', 'path': str(tmp_path)}
+  with pytest.raises(UserError, match='no images'):
+    opened(tiny.first_stage(data=data))
+
+
+def test_text_without_captions(tmp_path):
+  with pytest.raises(UserError, match='text'):
+    opened(tiny.diffusion(data=pictures(tmp_path / 'x')))
+
+
+def test_a_crop_larger_than_the_images(tmp_path):
+  data = pictures(tmp_path / 'x') | {'size': 64}
+  with pytest.raises(UserError, match='40x40'):
+    opened(tiny.first_stage(data=data))
+
+
+def test_a_truncated_image_is_named(tmp_path):
+  data = pictures(tmp_path / 'x')
+  path = tmp_path / 'x' / '2.png'
+  path.write_bytes(path.read_bytes()[:900])
+  with pytest.raises(UserError, match='2.png'):
+    opened(tiny.first_stage(data=data))
+
+
+def test_another_models_workdir_is_refused_with_the_keys(tmp_path):
+  checkpoint.write_config(tmp_path, tiny.diffusion())
+  config = tiny.diffusion(unet={'channels': 32})
+  with pytest.raises(UserError, match='unet.channels: 16 there, 32 here'):
+    train.train(config, tmp_path)
+
+
+def test_a_first_stage_must_be_named():
+  run = opened(tiny.diffusion(first_stage_from=''))
+  with pytest.raises(UserError, match='first_stage_from is not set'):
+    runs.begin(run)
+
+
+def test_a_given_scale_is_taken():
+  run = opened(tiny.diffusion(scale_factor=0.18215, mesh={'data': 1}))
+  _, held, meta = runs.begin(run)
+  assert meta['scale_factor'] == 0.18215
+  np.testing.assert_allclose(held['scale_factor'], 0.18215)
+
+
+def test_items_of_a_checkpoint_are_the_whole_state():
+  run = opened(tiny.diffusion(mesh={'data': 1}))
+  state, held, _ = runs.begin(run)
+  items = run.to_items(state, held)
+  assert set(items) == {'model', 'ema', 'first_stage', 'train'}
+  again = run.training.from_items(items)
+  assert jax.tree.structure(again) == jax.tree.structure(state)
