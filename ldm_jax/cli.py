@@ -1,6 +1,8 @@
 """What every script does around its work: flags, errors, caches."""
 
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -28,8 +30,8 @@ def run(main: Callable[[], int | None]):
     if not flags.FLAGS['verbosity'].present:
       # Orbax tells each save in twenty lines.
       logging.set_verbosity(logging.WARNING)
-    _cache_programs()
     _keep_memory()
+    _cache_programs()
     try:
       sys.exit(main())
     except UserError as error:
@@ -63,15 +65,25 @@ def _keep_memory():
   """Makes glibc keep what XLA's CPU client frees, for its next buffer.
 
   By default every large buffer is mapped and unmapped anew, and a training
-  step spends a third of its time in page faults.
+  step spends a third of its time in page faults. This must come before XLA
+  starts its threads, which would otherwise allocate from arenas of their own;
+  so the platform is guessed from what is installed, and not asked of JAX.
   """
-  if jax.default_backend() != 'cpu' or sys.platform != 'linux':
+  if sys.platform != 'linux' or not _cpu_alone():
     return
-  arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is None:  # Not glibc.
     return
+  arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2
   mallopt(arena_max, 1)
   mallopt(mmap_max, 0)
   mallopt(trim_threshold, 2**31 - 1)
   mallopt(top_pad, 2**28)
+
+
+def _cpu_alone() -> bool:
+  """Whether JAX will find nothing but the CPU."""
+  if jax.config.jax_platforms:
+    return jax.config.jax_platforms == 'cpu'
+  plugins = importlib.metadata.entry_points(group='jax_plugins')
+  return not plugins and importlib.util.find_spec('libtpu') is None
