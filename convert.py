@@ -32,6 +32,7 @@ from ldm_jax.interop import (
   compvis,
   compvis_config,
   compvis_release,
+  compvis_text,
   compvis_yaml,
   diffusers,
   diffusers_export,
@@ -56,6 +57,9 @@ _LEGACY = flags.DEFINE_bool(
 )
 _LENIENT = flags.DEFINE_bool(
   'lenient', False, 'import: load what fits, and say what share that is.'
+)
+_TOKENIZER = flags.DEFINE_string(
+  'tokenizer', None, "import: a folder with a text model's tokenizer."
 )
 _FORMAT = flags.DEFINE_string('format', None, 'export: what to write.')
 _OUT = flags.DEFINE_string('out', None, 'export: the folder to write.')
@@ -103,13 +107,19 @@ def import_compvis(source: str) -> Imported:
   path, config_path = _find_files(source)
   read = compvis_config.read(compvis_yaml.load(config_path), config_path)
   tensors = files.read_tensors(path, _LEGACY.value)
-  return compvis.read_state(
+  folder = os.path.dirname(config_path) or '.'
+  folders = [_TOKENIZER.value, os.path.join(folder, read.version), folder]
+  read, kept = compvis_text.with_local_files(
+    compvis.with_clip_sizes(read, tensors), filter(None, folders)
+  )
+  imported = compvis.read_state(
     tensors,
     read,
     path=path,
     use_ema=_USE_EMA.value,
     initial=_initial if _LENIENT.value else None,
   )
+  return dataclasses.replace(imported, files=kept)
 
 
 def import_diffusers(source: str) -> Imported:

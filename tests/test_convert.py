@@ -203,3 +203,17 @@ def test_mistakes_cost_one_line_and_exit_with_2(tmp_path, arguments, expected):
   assert done.returncode == 2
   assert expected in done.stderr and done.stderr.count('\n') == 1
   assert sorted(os.listdir(tmp_path)) == ['x.ckpt', 'x.yaml']
+
+
+def test_prompts_are_strings_where_a_tokenizer_lies_beside(tmp_path):
+  write(tmp_path / 'source', released.text)
+  words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'red', 'circle']
+  vocabulary = '\n'.join(words) + '\n'
+  (tmp_path / 'source' / 'vocab.txt').write_text(vocabulary)
+  run('import', source=tmp_path / 'source', workdir=tmp_path / 'run')
+  (tmp_path / 'source' / 'vocab.txt').unlink()
+  os.rename(tmp_path / 'run', tmp_path / 'moved')
+  ldm = ldm_jax.load(str(tmp_path / 'moved'))
+  told = ldm.condition({'text': ['a red circle']}).context
+  tokens = np.array([[2, 5, 6, 7, 3, 0, 0, 0, 0]])
+  np.testing.assert_array_equal(told, ldm.condition({'tokens': tokens}).context)

@@ -5,6 +5,7 @@ output head, the losses' networks) is carried along as it is, so that an
 export gives back the tensors that came in.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,9 +55,9 @@ def read_state(
     UserError: naming everything that is missing, unexpected, misshapen or not
       finite, unless `initial` is given; no scale factor; no EMA.
   """
+  read = with_clip_sizes(read, tensors)
   config, notes = dict(read.config), list(read.notes)
   diffusion = 'unet' in config
-  config = clip_fields(config, tensors)
   rows = compvis_names.table(config)
   ema_rows = compvis_names.ema(rows)
   has_ema = any(row.theirs in tensors for row in ema_rows)
@@ -142,16 +143,19 @@ def write_state(
   return tensors
 
 
-def clip_fields(config: dict, tensors: Tensors) -> dict:
+def with_clip_sizes(read: Read, tensors: Tensors) -> Read:
   """The size of a CLIP text encoder, which the release's config leaves out."""
-  task = config.get('task', {})
+  task = read.config.get('task', {})
   if task.get('name') != 'clip_text':
-    return config
+    return read
   sizes = clip_names.sizes(tensors, CLIP)
   if sizes.get('vocab_size', _CLIP_VOCABULARY) != _CLIP_VOCABULARY:
     end = sizes['vocab_size'] - 1  # The last two, as in CLIP's own.
     sizes['special_tokens'] = (end - 1, end, end)
-  return {**config, 'task': {**task, **sizes}}
+  # What shapes cannot say is known better by whoever said it.
+  said = {k: v for k, v in task.items() if k in ('num_heads', 'special_tokens')}
+  config = {**read.config, 'task': {**task, **sizes, **said}}
+  return dataclasses.replace(read, config=config)
 
 
 def _sort_out(config, rows, tensors) -> tuple[Tensors, dict, set[str]]:

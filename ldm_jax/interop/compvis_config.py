@@ -94,6 +94,7 @@ class Read:
   use_ema: bool
   scale_by_std: bool
   notes: list[str]
+  version: str = ''  # Of a text encoder: a name to download, or a folder.
 
 
 def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
@@ -174,7 +175,14 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
       f'first stage divides by {f}.'
     )
   use_ema = params.flag('use_ema', True)
-  return Read(config, use_ema, scale_by_std, params.notes)
+  return Read(config, use_ema, scale_by_std, params.notes, _version(params))
+
+
+def _version(params: Section) -> str:
+  stage = params.values.get('cond_stage_config')
+  values = stage.get('params') if isinstance(stage, Mapping) else None
+  version = values.get('version') if isinstance(values, Mapping) else None
+  return version if isinstance(version, str) else ''
 
 
 def _check_channels(params: Section, config: dict, in_channels: int):
@@ -373,7 +381,7 @@ def _context_encoder(target: str, values: Section, width: int) -> dict:
       'width': values.integer('embed_dim'),
     }
   if target == 'FrozenCLIPEmbedder':
-    # The rest of its size is in the checkpoint: see compvis.clip_fields.
+    # The rest of its size is in the checkpoint: see compvis.with_clip_sizes.
     values.check(('max_length',), ignored)
     length = values.integer('max_length', 77)
     return {'name': 'clip_text', 'width': width, 'length': length}
