@@ -60,7 +60,9 @@ class _Export:
     self.out = out
     self.task = config['task']
     self.name = self.task['name']
-    self.source = meta.get('source') or {}
+    # How a folder that was imported had its names; another source says nothing.
+    source = meta.get('source') or {}
+    self.source = source if source.get('format') == 'diffusers' else {}
     self.notes: list[str] = []
     self.index: dict[str, Any] = {}
 

@@ -11,6 +11,7 @@ from ldm_jax.data import scene_captions, tokenize
 from ldm_jax.data.scenes import Scenes, held_out_captions
 from ldm_jax.data.tokenize import WordPieces
 from ldm_jax.types import UserError
+from tests import clip_vocabulary
 
 # As in BERT: unused rows stand between [PAD] and the other special tokens.
 BERT = (
@@ -134,3 +135,20 @@ def test_mistakes_are_named(tmp_path):
   words.write_text('[PAD]\n[UNK]\n[MASK]\nred\n')
   with pytest.raises(UserError, match=r'lacks \[CLS\], \[SEP\]'):
     WordPieces(words)
+
+
+def test_a_task_s_files_are_those_that_it_names(bert_file, tmp_path):
+  files_of = lambda name, file: tokenize.files_of(
+    {'name': name, 'vocab_file': file}
+  )
+  assert tokenize.files_of({'name': 'unconditional'}) == {}
+  assert files_of('text', None) == {}
+  assert files_of('text', str(bert_file)) == {
+    'vocab.txt': bert_file.read_bytes()
+  }
+  assert files_of('text', 'scenes')['vocab.txt'].startswith(b'[PAD]')
+  folder = clip_vocabulary.write(tmp_path / 'clip')
+  (folder / 'private').write_text('no file of a tokenizer')
+  assert set(files_of('clip_text', folder)) == {'vocab.json', 'merges.txt'}
+  with pytest.raises(UserError, match='no_such_file'):
+    files_of('text', tmp_path / 'no_such_file')
