@@ -56,10 +56,10 @@ def test_another_model_is_refused_with_every_difference(tmp_path):
 
 def test_a_tokenizer_in_the_workdir_moves_with_it(tmp_path):
   task = {'name': 'text', 'vocab_file': 'tokenizer/vocab.txt'}
-  write_config(tmp_path / 'here', {'task': task})
-  assert read_config(tmp_path / 'here')['task'] == task
+  workdir.write_config(tmp_path / 'here', {'task': task})
+  assert workdir.read_config(tmp_path / 'here')['task'] == task
   (tmp_path / 'here' / 'tokenizer').mkdir()
   (tmp_path / 'here' / 'tokenizer' / 'vocab.txt').write_text('[PAD]')
   there = (tmp_path / 'here').rename(tmp_path / 'there')
-  found = read_config(there)['task']['vocab_file']
+  found = workdir.read_config(there)['task']['vocab_file']
   assert found == str(there / 'tokenizer' / 'vocab.txt')
