@@ -35,7 +35,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     if task.get('vocab_file') and kept.exists():
       task['vocab_file'] = str(kept)
     return config
-  except FileNotFoundError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise UserError(
       f'{path} does not exist. Is {workdir} the workdir of a run?'
     ) from error

@@ -63,3 +63,9 @@ def test_a_tokenizer_in_the_workdir_moves_with_it(tmp_path):
   there = (tmp_path / 'here').rename(tmp_path / 'there')
   found = workdir.read_config(there)['task']['vocab_file']
   assert found == str(there / 'tokenizer' / 'vocab.txt')
+
+
+def test_a_file_is_no_workdir(tmp_path):
+  (tmp_path / 'notes.txt').write_text('{}')
+  with pytest.raises(UserError, match='notes.txt the workdir of a run'):
+    workdir.read_config(tmp_path / 'notes.txt')
