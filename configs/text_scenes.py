@@ -37,9 +37,9 @@ def get_config(variant: str = ''):
       attention='cross',
     ),
     data=common.scenes(),
-    # Place is decided where there is much noise and shape where there is less.
-    # Of the paper's schedules, the text model's has most steps for both.
-    schedule=dict(start=0.00085, end=0.012),
+    # Place is decided where there is much noise, shape where there is less; of
+    # a cosine's steps more than half are where shapes are decided.
+    schedule=dict(kind='cosine'),
     loss=dict(prediction='v'),
     optim=dict(
       learning_rate=1.5e-3,

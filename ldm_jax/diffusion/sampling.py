@@ -19,7 +19,7 @@ class Steps:
   others are what a multistep solver remembers. Row i asks the denoiser for
   eps_hat at t[i] and takes
 
-    state' = mix[i] @ [state, eps_hat],   state'[0] += noise[i] * n,  n ~ N(0, I)
+    state' = mix[i] @ [state, eps_hat],  state'[0] += noise[i] n,  n ~ N(0, I)
 
   A first-order solver remembers nothing: M = 1 and mix[i] = [[c_z, c_eps]].
   """

@@ -73,6 +73,7 @@ def read_state(
       'fits.'
     )
   items = names.to_ours(rows, names.fitting(rows, kept, mismatch))
+  items.setdefault('first_stage', {})  # The identity has no parameters.
   if mismatch:
     notes.append(names.share(rows, kept, mismatch))
     items = names.overlay(initial(config), items)

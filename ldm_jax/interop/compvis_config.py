@@ -343,7 +343,9 @@ def task(params: Section, width: int) -> dict[str, Any]:
   _require(params, key, 'crossattn')
   if target == 'Identity':
     return {'name': 'retrieval', 'width': width}
-  section = _context_encoder(target, values, width)
+  # Tokens of words or of boxes: the network is the same.
+  caption = params.values.get('cond_stage_key') in ('caption', 'txt', 'text')
+  section = _context_encoder(target, values, width, caption)
   if section['width'] != width:
     raise UserError(
       f'{params.path}: the conditioner gives vectors of width '
@@ -371,7 +373,9 @@ def _rescaler(values: Section) -> dict[str, Any]:
   }
 
 
-def _context_encoder(target: str, values: Section, width: int) -> dict:
+def _context_encoder(
+  target: str, values: Section, width: int, caption: bool
+) -> dict[str, Any]:
   ignored = IGNORED['conditioner']
   if target == 'ClassEmbedder':
     values.check(('embed_dim', 'n_classes'), ignored)
@@ -389,8 +393,9 @@ def _context_encoder(target: str, values: Section, width: int) -> dict:
            'use_tokenizer', 'vocab_size')  # fmt: skip
   values.check(known, ignored)
   bert = target == 'BERTEmbedder'
+  tokenizer = values.flag('use_tokenizer', bert)
   return {
-    'name': 'text' if values.flag('use_tokenizer', bert) else 'layout',
+    'name': 'text' if caption or tokenizer else 'layout',
     'vocab_size': values.integer('vocab_size', 30522 if bert else None),
     'length': values.integer('max_seq_len', 77),
     'width': values.integer('n_embed'),

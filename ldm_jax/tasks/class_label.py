@@ -31,8 +31,8 @@ class Prepare:
     outside = label[(label < 0) | (label >= self.num_classes)]
     if outside.size:
       raise UserError(
-          f'label {outside.flat[0]} is outside 0 to {self.num_classes - 1} '
-          '(task.num_classes).'
+        f'label {outside.flat[0]} is outside 0 to {self.num_classes - 1} '
+        '(task.num_classes).'
       )
     return {'label': label}
 
@@ -56,11 +56,11 @@ class ClassLabel(nn.Module):
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del encode, train
     table = nn.Embed(
-        self.num_classes,
-        self.width,
-        embedding_init=nn.initializers.normal(1.0),
-        dtype=self.dtype,
-        name='embedding',
+      self.num_classes,
+      self.width,
+      embedding_init=nn.initializers.normal(1.0),
+      dtype=self.dtype,
+      name='embedding',
     )
     return Conditioning(context=table(batch['label'])[:, None])
 

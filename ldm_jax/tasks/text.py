@@ -32,8 +32,8 @@ class Prepare:
   def tokenize(self) -> WordPieces:
     if not self.vocab_file:
       raise UserError(
-          'This run has no tokenizer, so it takes token ids and no strings; '
-          'set task.vocab_file to a BERT vocab.txt to use strings.'
+        'This run has no tokenizer, so it takes token ids and no strings; '
+        'set task.vocab_file to a BERT vocab.txt to use strings.'
       )
     return WordPieces(self.vocab_file, self.length)
 
@@ -50,8 +50,8 @@ class Prepare:
       outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
       if tokens.shape[-1] > self.length or outside.size:
         raise UserError(
-            f'tokens {tokens.shape} must be at most {self.length} long with '
-            f'ids 0 to {self.vocab_size - 1}.'
+          f'tokens {tokens.shape} must be at most {self.length} long with '
+          f'ids 0 to {self.vocab_size - 1}.'
         )
       return {'tokens': tokens}
     if 'text' not in inputs:
@@ -84,16 +84,16 @@ class Text(nn.Module):
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del encode
     transformer = TokenTransformer(
-        self.vocab_size,
-        self.length,
-        self.width,
-        self.depth,
-        self.num_heads,
-        self.head_width,
-        self.dropout,
-        self.attention_backend,
-        self.dtype,
-        name='transformer',
+      self.vocab_size,
+      self.length,
+      self.width,
+      self.depth,
+      self.num_heads,
+      self.head_width,
+      self.dropout,
+      self.attention_backend,
+      self.dtype,
+      name='transformer',
     )
     return Conditioning(context=transformer(batch['tokens'], train))
 

@@ -259,3 +259,16 @@ def test_ema_names_are_matched_and_never_parsed():
   assert len(set(names)) == len(names)
   # Read digit by digit, this could be block 1, 11 or 111.
   assert 'model_ema.diffusion_modelinput_blocks111normweight' in names
+
+
+def test_diffusion_in_pixels_has_no_first_stage():
+  content = released.tiny(released.faces())
+  content['model']['params']['first_stage_config'] = {
+    'target': 'ldm.models.autoencoder.IdentityFirstStage'
+  }
+  state = states.random_state(content)
+  assert not any(name.startswith('first_stage') for name in state)
+  one = read(content, state)
+  assert one.items['first_stage'] == {}
+  again = compvis.write_state(one.config, one.items, one.meta)
+  assert again.keys() == state.keys()

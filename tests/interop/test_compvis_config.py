@@ -171,3 +171,14 @@ def test_a_value_of_any_size_is_shown_in_a_line():
     with pytest.raises(UserError) as error:
       compvis_config.read(changed(released.text(), path, huge))
     assert len(str(error.value)) < 1000
+
+
+def test_tokens_are_of_words_where_captions_are():
+  content = changed(released.text(), f'{COND}.params.use_tokenizer', False)
+  names = [
+    compvis_config.read(changed(content, f'{PARAMS}.cond_stage_key', key))
+    for key in ('caption', 'txt', 'coordinates_bbox')
+  ]
+  assert [read.config['task']['name'] for read in names] == [
+    'text', 'text', 'layout',
+  ]  # fmt: skip
