@@ -263,7 +263,8 @@ def _marked(workdir: str) -> list[str]:
 def _write_workdir(workdir: str, config, imported: Imported, source: str):
   """Written beside it, and then renamed: never half there."""
   partial = f'{workdir}.partial-{os.getpid()}'
-  meta = {**imported.meta, 'versions': ldm_jax.__version__}
+  versions = {'ldm_jax': ldm_jax.__version__, 'jax': jax.__version__}
+  meta = {**imported.meta, 'versions': versions}
   try:
     checkpoint.write_config(partial, config)
     checkpoints = checkpoint.Checkpoints(partial)

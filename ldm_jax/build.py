@@ -5,11 +5,7 @@ found here, before anything is compiled, and answered with the nearest name.
 """
 
 import dataclasses
-import difflib
-import functools
 import json
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax import sections
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.diffusion import schedule as schedules
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
@@ -137,7 +134,7 @@ def parts(config: Mapping[str, Any]) -> Parts:
   Raises:
     UserError: an unknown, missing or impossible key, named with its section.
   """
-  top = construct('', TopLevel, config)
+  top = sections.construct('', TopLevel, config)
   if top.dtype not in DTYPES:
     raise UserError(f'dtype={top.dtype!r}; allowed: {", ".join(DTYPES)}.')
   _positive(top, ('num_steps', 'batch_size', 'grad_accum', 'log_every',
@@ -145,33 +142,33 @@ def parts(config: Mapping[str, Any]) -> Parts:
   dtype = DTYPES[top.dtype]
   shared = {
     'config': top,
-    'data': construct('data', DataSpec, top.data),
+    'data': sections.construct('data', DataSpec, top.data),
     'first_stage': first_stage(top.first_stage, dtype),
-    'mesh': construct('mesh', MeshSpec, top.mesh),
-    'optim': construct('optim', optim.OptimSpec, top.optim),
+    'mesh': sections.construct('mesh', MeshSpec, top.mesh),
+    'optim': sections.construct('optim', optim.OptimSpec, top.optim),
   }
   if top.stage == 'first_stage':
     built = Parts(
       prepare=TASKS['unconditional'].prepare(),
-      loss=construct('loss', FirstStageLossSpec, top.loss),
+      loss=sections.construct('loss', FirstStageLossSpec, top.loss),
       **shared,
     )
   elif top.stage == 'diffusion':
-    loss = construct('loss', DiffusionLossSpec, top.loss)
-    schedule = _call('schedule', schedules.make, top.schedule)
+    loss = sections.construct('loss', DiffusionLossSpec, top.loss)
+    schedule = sections.call('schedule', schedules.make, top.schedule)
     conditioner, prepare = task(top.task, dtype)
     built = Parts(
       prepare=prepare,
       loss=loss,
       schedule=schedule,
       model=LatentDiffusion(
-        unet=construct('unet', UNet, top.unet, dtype=dtype),
+        unet=sections.construct('unet', UNet, top.unet, dtype=dtype),
         conditioner=conditioner,
         null_prob=top.null_prob,
         logvar_timesteps=(schedule.num_timesteps if loss.learn_logvar else 0),
         logvar_init=loss.logvar_init,
       ),
-      sampling=construct('sampling', SamplingSpec, top.sampling),
+      sampling=sections.construct('sampling', SamplingSpec, top.sampling),
       **shared,
     )
     built.model.unet.check()
@@ -185,10 +182,12 @@ def parts(config: Mapping[str, Any]) -> Parts:
 
 def first_stage(section: Mapping[str, Any], dtype: Any = jnp.float32):
   """The autoencoder of a config's `first_stage` section."""
-  fields = _plain(section)
-  kind = _pick('first_stage.name', fields.pop('name', None), FIRST_STAGES)
+  fields = sections.plain(section)
+  kind = sections.pick(
+    'first_stage.name', fields.pop('name', None), FIRST_STAGES
+  )
   extra = {} if kind is autoencoder.Identity else {'dtype': dtype}
-  return construct('first_stage', kind, fields, **extra)
+  return sections.construct('first_stage', kind, fields, **extra)
 
 
 def task(section: Mapping[str, Any], dtype: Any = jnp.float32):
@@ -197,12 +196,14 @@ def task(section: Mapping[str, Any], dtype: Any = jnp.float32):
   The section's keys are the fields of both; a field that both have is given
   once.
   """
-  fields = _plain(section)
-  kinds = _pick('task.name', fields.pop('name', None), TASKS)
-  names = [fields_of(kind) for kind in kinds]
-  _check_keys('task', fields, {**names[0], **names[1]})
+  fields = sections.plain(section)
+  kinds = sections.pick('task.name', fields.pop('name', None), TASKS)
+  names = [sections.fields_of(kind) for kind in kinds]
+  sections.check_keys('task', fields, {**names[0], **names[1]})
   conditioner, prepare = (
-    construct('task', kind, {k: v for k, v in fields.items() if k in known})
+    sections.construct(
+      'task', kind, {k: v for k, v in fields.items() if k in known}
+    )
     for kind, known in zip(kinds, names, strict=True)
   )
   if 'dtype' in names[0]:
@@ -295,132 +296,12 @@ def init_first_stage(built: Parts, rng: Array):
   return built.first_stage.init(rng, image).get('params', {})
 
 
-def construct(
-  section: str, kind: type, values: Mapping[str, Any], **extra
-) -> Any:
-  """kind(**values, **extra); keys and types are checked against its fields.
-
-  Values that are None (an unset placeholder) leave the field its default.
-
-  Raises:
-    UserError: naming the key, its section, its value and what is allowed.
-  """
-  values = {k: v for k, v in _plain(values).items() if v is not None}
-  known = fields_of(kind)
-  # A module's dtype is the run's, never a section's own.
-  hidden = {'dtype', *extra} if issubclass(kind, nn.Module) else {*extra}
-  _check_keys(section, values, {k: v for k, v in known.items()
-                                if k not in hidden})  # fmt: skip
-  missing = [
-    name
-    for name, field in known.items()
-    if name not in values
-    and name not in extra
-    and field.default is dataclasses.MISSING
-    and field.default_factory is dataclasses.MISSING
-  ]
-  if missing:
-    raise UserError(f'{_key(section, missing[0])} is missing from the config.')
-  hints = _hints(kind)
-  values = {
-    k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()
-  }
-  return kind(**values, **extra)
-
-
-def fields_of(kind: type) -> dict[str, dataclasses.Field]:
-  """A dataclass's or Linen module's own fields, by name."""
-  return {
-    f.name: f
-    for f in dataclasses.fields(kind)
-    if f.init and f.name not in ('parent', 'name')
-  }
-
-
 def plain(config: Any) -> dict[str, Any]:
   """A ConfigDict as config.json holds it; unset placeholders are None."""
   return json.loads(json.dumps(config.to_dict()))
-
-
-def _call(section: str, function: Callable, values: Mapping[str, Any]):
-  """As `construct`, for a function whose arguments are the keys."""
-  hints = _hints(function)
-  values = {k: v for k, v in _plain(values).items() if v is not None}
-  _check_keys(section, values, [k for k in hints if k != 'return'])
-  return function(
-    **{k: _fitted(_key(section, k), v, hints[k]) for k, v in values.items()}
-  )
-
-
-@functools.cache
-def _hints(kind) -> dict[str, Any]:
-  return typing.get_type_hints(kind)
-
-
-def _check_keys(section: str, values, known):
-  for key in values:
-    if key not in known:
-      near = difflib.get_close_matches(key, known, 1, 0.5)
-      hint = f' Did you mean {_key(section, near[0])!r}?' if near else ''
-      raise UserError(
-        f'{_key(section, key)!r} is not a config key.{hint} '
-        f'Known there: {", ".join(known) or "none"}.'
-      )
-
-
-def _fitted(key: str, value: Any, hint: Any) -> Any:
-  """The value in the hinted type; ints pass as floats, lists as tuples."""
-  options = (
-    typing.get_args(hint)
-    if isinstance(hint, types.UnionType)
-    or typing.get_origin(hint) is typing.Union
-    else (hint,)
-  )
-  for option in options:
-    origin = typing.get_origin(option) or option
-    if origin is tuple and isinstance(value, (list, tuple)):
-      element, *rest = typing.get_args(option)
-      fixed = rest and rest[0] is not Ellipsis
-      if fixed and len(value) != 1 + len(rest):
-        continue
-      return tuple(_fitted(key, v, element) for v in value)
-    if origin is float and type(value) in (int, float):
-      return float(value)
-    if origin is int and type(value) is float and value.is_integer():
-      return int(value)
-    if origin is Any or (
-      isinstance(origin, type) and type(value) in (origin, *_as(origin))
-    ):
-      return value
-  names = ' or '.join(getattr(o, '__name__', str(o)) for o in options)
-  raise UserError(f'{key}={value!r} must be {names}.')
-
-
-def _as(origin: type) -> tuple[type, ...]:
-  return (dict,) if origin in (dict, Mapping) else ()
-
-
-def _plain(section) -> dict[str, Any]:
-  """A ConfigDict, FrozenConfigDict or mapping as a plain dict."""
-  section = getattr(section, 'to_dict', lambda: section)()
-  return dict(section)
-
-
-def _pick(key: str, name: Any, table: Mapping[str, Any]) -> Any:
-  if name not in table:
-    near = difflib.get_close_matches(str(name), table, 1)
-    hint = f' Did you mean {near[0]!r}?' if near else ''
-    raise UserError(
-      f'{key}={name!r} is unknown.{hint} Allowed: {", ".join(table)}.'
-    )
-  return table[name]
 
 
 def _positive(top: TopLevel, names):
   for name in names:
     if getattr(top, name) < 1:
       raise UserError(f'{name}={getattr(top, name)} must be at least 1.')
-
-
-def _key(section: str, key: str) -> str:
-  return f'{section}.{key}' if section else key

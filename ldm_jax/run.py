@@ -15,6 +15,7 @@ from ldm_jax import build
 from ldm_jax.data import pipeline as data
 from ldm_jax.data import sources
 from ldm_jax.data.stream import DataError
+from ldm_jax.evaluation import reconstruction
 from ldm_jax.interop import files
 from ldm_jax.nn import conv
 from ldm_jax.pipeline import LatentDiffusionPipeline, to_uint8
@@ -276,8 +277,7 @@ class Panel:
       parallel.fetch(x)[: self.count] for x in (here['image'], again)
     )
     again = np.clip(again, -1.0, 1.0)
-    mse = np.mean(np.square(again - image), axis=(1, 2, 3))
-    psnr = np.mean(10 * np.log10(4.0 / np.maximum(mse, 1e-10)))
+    psnr = np.mean(reconstruction.psnr(image, again))
     pairs = np.stack([image, again], axis=1)[:16]
     pairs = np.asarray(to_uint8(pairs.reshape(-1, *image.shape[1:])))
     return 'reconstructions', pairs, 8, {'eval_psnr': float(psnr)}

@@ -23,11 +23,13 @@ ALLOWED = {
   # and foreign checkpoints hold schedules.
   'evaluation': {'first_stage', 'models', 'data', 'types'},
   'interop': {'first_stage', 'models', 'diffusion', 'types'},
-  'build': CORE | {'training'},
+  'sections': {'types'},
+  'build': CORE | {'sections', 'training'},
   'pipeline': {'build', 'diffusion', 'nn', 'training', 'types'},
   # The scripts' own halves.
   'cli': {'types'},
-  'run': CORE | {'build', 'pipeline', 'training', 'interop', '__init__'},
+  'run': CORE
+  | {'build', 'evaluation', 'interop', 'pipeline', 'training', '__init__'},
   'dry_run': {'build', 'run', 'training', 'types'},
   '__init__': {'pipeline'},
 }

@@ -22,7 +22,8 @@ def text_encoder(
   task: Mapping, prefix: str = '', ours: str = 'model/conditioner/transformer'
 ) -> list[Row]:
   """The rows of a CLIPTextModel with the sizes of a `task` section."""
-  task = {**DEFAULTS, **task}
+  given = {k: v for k, v in task.items() if v is not None}
+  task = {**DEFAULTS, **given}
   width, root = task['width'], f'{prefix}text_model'
   table = f'{root}.embeddings'
   rows = embedding(

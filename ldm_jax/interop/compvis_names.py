@@ -5,6 +5,7 @@ import is checked against them before a network is built.
 """
 
 import itertools
+from collections.abc import Mapping
 
 from ldm_jax.interop import clip_names
 from ldm_jax.interop.names import Row, conv, dense, embedding, norm
@@ -32,6 +33,11 @@ TOKEN_TRANSFORMER = {
     'vocab_size': 8192, 'length': 92, 'num_heads': 8, 'head_width': 64,
   },
 }  # fmt: skip
+
+
+def filled(defaults: Mapping, section: Mapping) -> dict:
+  """The section with defaults for what it leaves out or unset."""
+  return {**defaults, **{k: v for k, v in section.items() if v is not None}}
 
 
 def table(config: dict) -> list[Row]:
@@ -72,7 +78,7 @@ def first_stage(section: dict, prefix: str = '') -> list[Row]:
   """The KL or VQ autoencoder; the identity has no parameters."""
   if section['name'] == 'identity':
     return []
-  s = {**FIRST_STAGE_DEFAULTS, **section}
+  s = filled(FIRST_STAGE_DEFAULTS, section)
   z, d = s['z_channels'], s['embed_dim']
   k = 2 if s['name'] == 'kl' else 1  # Moments per channel.
   ours = 'first_stage'
@@ -176,7 +182,7 @@ def _first_stage_attention(ours, theirs, c) -> list[Row]:
 
 def unet(section: dict, in_channels: int, context: int) -> list[Row]:
   """`context` is the width that cross-attention reads (0: none)."""
-  s = {**UNET_DEFAULTS, **section}
+  s = filled(UNET_DEFAULTS, section)
   ours, theirs = 'model/unet', UNET
   c, multipliers, depth = s['channels'], s['multipliers'], s['num_res_blocks']
   last = len(multipliers) - 1
@@ -312,7 +318,7 @@ def conditioner(task: dict) -> list[Row]:
 
 
 def _token_transformer(task: dict, ours: str, theirs: str) -> list[Row]:
-  t = {**TOKEN_TRANSFORMER[task['name']], **task}
+  t = filled(TOKEN_TRANSFORMER[task['name']], task)
   width, inner = t['width'], t['num_heads'] * t['head_width']
   rows = embedding(
     f'{ours}/tokens', f'{theirs}.token_emb', t['vocab_size'], width
@@ -346,7 +352,7 @@ def unused(config: dict) -> list[Row]:
   task = config.get('task', {})
   if task.get('name') not in TOKEN_TRANSFORMER:
     return []
-  t = {**TOKEN_TRANSFORMER[task['name']], **task}
+  t = filled(TOKEN_TRANSFORMER[task['name']], task)
   name = CONDITIONER + 'transformer.to_logits'
   return [
     Row('', f'{name}.weight', (t['vocab_size'], t['width'])),
@@ -358,7 +364,7 @@ def context_width(config: dict) -> int:
   """Width of the context that cross-attention reads; 0 where there is none."""
   task = config['task']
   if task['name'] == 'clip_text':
-    task = {**clip_names.DEFAULTS, **task}
+    task = filled(clip_names.DEFAULTS, task)
   return task.get('width', 0)
 
 

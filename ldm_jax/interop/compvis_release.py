@@ -89,7 +89,7 @@ def first_stage(section: Mapping[str, Any], resolution: int) -> dict[str, Any]:
   """The autoencoder's class and parameters."""
   if section['name'] == 'identity':
     return {'target': f'{_AUTOENCODERS}IdentityFirstStage', 'params': {}}
-  s = {**compvis_names.FIRST_STAGE_DEFAULTS, **section}
+  s = compvis_names.filled(compvis_names.FIRST_STAGE_DEFAULTS, section)
   _require(s.get('norm_groups', 32) == 32, 'first_stage.norm_groups', 32)
   mid = s['mid_attention']
   levels = s['attention_levels']
@@ -144,7 +144,7 @@ def first_stage_loss(section: Mapping, loss: Mapping) -> dict[str, Any]:
 
 def unet(config: Mapping[str, Any], side: int) -> dict[str, Any]:
   """The U-Net's class and parameters."""
-  s = {**compvis_names.UNET_DEFAULTS, **config['unet']}
+  s = compvis_names.filled(compvis_names.UNET_DEFAULTS, config['unet'])
   _require(s.get('norm_groups', 32) == 32, 'unet.norm_groups', 32)
   params = {
     'image_size': side,
@@ -194,7 +194,7 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
       'out_channels': task.get('channels', 3),
     }
     return {'target': f'{_ENCODERS}SpatialRescaler', 'params': params}
-  t = {**compvis_names.TOKEN_TRANSFORMER[name], **task}
+  t = compvis_names.filled(compvis_names.TOKEN_TRANSFORMER[name], task)
   _require(t['num_heads'] == 8, 'task.num_heads', 8)
   _require(t['head_width'] == 64, 'task.head_width', 64)
   params = {
