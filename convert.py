@@ -31,6 +31,7 @@ from ldm_jax.interop import (
   card,
   compvis,
   compvis_config,
+  compvis_heads,
   compvis_release,
   compvis_text,
   compvis_yaml,
@@ -42,12 +43,17 @@ from ldm_jax.interop.imported import Imported, complete
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 
-_SOURCE = flags.DEFINE_string('source', None, 'import: a file or a folder.')
+_SOURCE = flags.DEFINE_string(
+  'source', None, 'import: a file or a folder.', allow_override=True
+)
 _SOURCE_CONFIG = flags.DEFINE_string(
   'source_config', None, 'import: its YAML, where none lies beside it.'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'import: the folder to write; export: the run to read.'
+  'workdir',
+  None,
+  'import: the folder to write; export: the run to read.',
+  allow_override=True,
 )
 _USE_EMA = flags.DEFINE_bool(
   'use_ema', None, 'import: sample by averaged weights; default: as released.'
@@ -62,7 +68,9 @@ _TOKENIZER = flags.DEFINE_string(
   'tokenizer', None, "import: a folder with a text model's tokenizer."
 )
 _FORMAT = flags.DEFINE_string('format', None, 'export: what to write.')
-_OUT = flags.DEFINE_string('out', None, 'export: the folder to write.')
+_OUT = flags.DEFINE_string(
+  'out', None, 'export: the folder to write.', allow_override=True
+)
 
 # Marks a workdir as written here, so that it may be written again.
 MARK = 'import.json'
@@ -270,11 +278,7 @@ def _write_workdir(workdir: str, config, imported: Imported, source: str):
     checkpoints = checkpoint.Checkpoints(partial)
     checkpoints.save(0, imported.items, meta)
     checkpoints.close()
-    for name, content in imported.files.items():
-      place = os.path.join(partial, name)
-      os.makedirs(os.path.dirname(place), exist_ok=True)
-      with open(place, 'wb') as f:
-        f.write(content)
+    _write_files(partial, imported.files)
     mark = {
       'source': os.path.basename(source.rstrip('/')),
       'files': sorted(os.listdir(partial)),
@@ -285,6 +289,14 @@ def _write_workdir(workdir: str, config, imported: Imported, source: str):
     os.rename(partial, workdir)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_files(folder: str, contents: Mapping[str, bytes]):
+  for name, content in contents.items():
+    place = os.path.join(folder, name)
+    os.makedirs(os.path.dirname(place), exist_ok=True)
+    with open(place, 'wb') as f:
+      f.write(content)
 
 
 # --- Export. ---
@@ -325,12 +337,20 @@ def read_run(workdir: str) -> tuple[dict, dict, dict, int]:
 def export_compvis(workdir: str, out: str):
   """model.ckpt, model.safetensors, config.yaml and README.md in `out`."""
   config, items, meta, step = read_run(workdir)
+  config, items = compvis_heads.widened(config, items)
   content = compvis_release.write(config, meta)
   tensors = compvis.write_state(config, items, meta, step)
   with open(os.path.join(out, 'config.yaml'), 'w') as f:
     yaml.safe_dump(content, f, sort_keys=False)
   for name in ('model.ckpt', 'model.safetensors'):
     files.write_tensors(os.path.join(out, name), tensors, step)
+  _write_files(
+    out,
+    {
+      f'tokenizer/{name}': content
+      for name, content in tokenize.files_of(config.get('task', {})).items()
+    },
+  )
   with open(os.path.join(out, 'README.md'), 'w') as f:
     f.write(card.compvis(config, items, meta, step))
 

@@ -17,11 +17,15 @@ from ldm_jax.data import sources
 from ldm_jax.evaluation import gallery, reconstruction, scene_accuracy
 from ldm_jax.types import UserError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
 _SAMPLES = flags.DEFINE_string('samples', None, 'A folder sample.py wrote.')
 _METRICS = flags.DEFINE_list('metrics', None, 'psnr, scene_accuracy.')
-_NUM = flags.DEFINE_integer('num', 1000, 'Held-out images for psnr.')
-_BATCH = flags.DEFINE_integer('batch_size', 50, 'Images at once.')
+_NUM = flags.DEFINE_integer(
+  'num', 1000, 'Held-out images for psnr.', allow_override=True
+)
+_BATCH = flags.DEFINE_integer(
+  'batch_size', 50, 'Images at once.', allow_override=True
+)
 
 
 def main() -> int:

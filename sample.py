@@ -19,11 +19,16 @@ from ldm_jax.data import sources
 from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.types import UserError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.')
-_OUT = flags.DEFINE_string('out', None, 'The folder to write.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
+_OUT = flags.DEFINE_string(
+  'out', None, 'The folder to write.', allow_override=True
+)
 _STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
 _NUM = flags.DEFINE_integer(
-  'num', None, 'Number of images; 16, or as many as files are given.'
+  'num',
+  None,
+  'Number of images; 16, or as many as files are given.',
+  allow_override=True,
 )
 _STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps.')
 _SAMPLER = flags.DEFINE_string('sampler', 'ddim', 'ddim or plms.')
@@ -36,7 +41,9 @@ _GUIDANCE = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Decides all noise.')
 _SIZE = flags.DEFINE_string('size', None, 'HEIGHTxWIDTH in pixels.')
-_BATCH = flags.DEFINE_integer('batch_size', 64, 'Images at once.')
+_BATCH = flags.DEFINE_integer(
+  'batch_size', 64, 'Images at once.', allow_override=True
+)
 _METADATA = flags.DEFINE_bool(
   'metadata', True, 'Write seed, settings and condition into the PNGs.'
 )

@@ -21,7 +21,9 @@ from ldm_jax.training.preemption import EXIT_CODE, Preemption
 from ldm_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
-_WORKDIR = flags.DEFINE_string('workdir', None, "The run's folder.")
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, "The run's folder.", allow_override=True
+)
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what training would be and need; write nothing.'
 )

@@ -22,6 +22,9 @@ def run(main: Callable[[], int | None]):
   A UserError, and any flag that cannot be read, becomes one line on stderr and
   exit code 2. Compiled programs are cached between runs, in
   $JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax.
+
+  Flags that several scripts have are defined with allow_override=True, so that
+  one process (of tests) may import them all.
   """
 
   def guarded(argv):
@@ -42,12 +45,30 @@ def run(main: Callable[[], int | None]):
 
 def _parse(argv):
   try:
-    return flags.FLAGS(argv, known_only=False)
+    rest = flags.FLAGS(argv, known_only=False)
+    # That a config file is not there is told when it is first used.
+    getattr(getattr(flags.FLAGS, 'config', None), 'lock', None)
+    return rest
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
           OSError, ImportError, SyntaxError) as error:  # fmt: skip
-    # ml_collections reports an unknown key or a value of the wrong type with
-    # whatever exception came up, and a config file may raise anything.
-    _fail(' '.join(str(error).split()))
+    _fail(_in_one_line(error))
+
+
+def _in_one_line(error: Exception) -> str:
+  """What is wrong, without what ml_collections puts around it.
+
+  It reports an unknown key or a value of the wrong type with whatever exception
+  came up, and a config file may raise anything: then the message holds a
+  traceback, whose last line matters.
+  """
+  # str() of a KeyError is a repr.
+  message = str(error.args[0] if isinstance(error, KeyError) else error)
+  last = message.strip().splitlines()[-1]
+  if 'Traceback (most recent call last)' in message:
+    message = last.partition('Error: ')[2] or last
+  elif 'Failed loading config file' in message:
+    message = f'--config: {last}'
+  return ' '.join(message.split())
 
 
 def _fail(error) -> None:

@@ -8,3 +8,10 @@ There is nothing to train, and `first_stage_from` stays unset.
 
 def get_model():
   return dict(name='identity', channels=3)
+
+
+def get_config(variant: str = ''):
+  del variant
+  raise ValueError(
+    'The identity has nothing to train; use it as a first stage.'
+  )

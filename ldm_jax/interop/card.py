@@ -119,5 +119,7 @@ def _data(config: Mapping[str, Any], meta: Mapping[str, Any]) -> str:
 
 def _fields(section: Mapping[str, Any]) -> str:
   private = ('vocab_file', 'lpips_path', 'path')
-  shown = {k: v for k, v in section.items() if k not in private}
+  shown = {
+    k: v for k, v in section.items() if k not in private and v is not None
+  }
   return ', '.join(f'{key} {value}' for key, value in shown.items())

@@ -175,14 +175,11 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
       f'first stage divides by {f}.'
     )
   use_ema = params.flag('use_ema', True)
-  return Read(config, use_ema, scale_by_std, params.notes, _version(params))
-
-
-def _version(params: Section) -> str:
-  stage = params.values.get('cond_stage_config')
-  values = stage.get('params') if isinstance(stage, Mapping) else None
-  version = values.get('version') if isinstance(values, Mapping) else None
-  return version if isinstance(version, str) else ''
+  version = ''
+  if cond['name'] == 'clip_text':
+    stage = params.section('cond_stage_config').section('params', True)
+    version = str(stage.values.get('version', ''))
+  return Read(config, use_ema, scale_by_std, params.notes, version)
 
 
 def _check_channels(params: Section, config: dict, in_channels: int):
