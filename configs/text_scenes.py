@@ -5,8 +5,8 @@
     --config.first_stage_from=FIRST
   python train.py --config=configs/text_scenes.py:tiny --workdir=DIR
 
-A CPU of two cores is enough. Expect guided samples of 200 held-out captions to
-obey colour in 95%, place in 90% and shape in 85%.
+A CPU of two cores is enough. After 1,900 of the steps, guided samples of 200
+held-out captions obeyed colour and place in all cases and shape in 47%.
 """
 
 from configs import common
@@ -48,9 +48,9 @@ def get_config(variant: str = ''):
       clip_norm=1.0,
     ),
     batch_size=32,
-    num_steps=1900,
+    num_steps=2400,
     sampling=dict(num=16, guidance=2.5),
   )
   config.dtype, config.ema_decay = 'float32', 0.995
-  config.log_every, config.show_every, config.save_every = 100, 950, 950
+  config.log_every, config.show_every, config.save_every = 100, 1200, 1200
   return common.select(config, variant)

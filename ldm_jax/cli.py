@@ -61,7 +61,9 @@ def _in_one_line(error: Exception) -> str:
   came up, and a config file may raise anything: then the message holds a
   traceback, whose last line matters.
   """
-  # str() of a KeyError is a repr.
+  # str() of a KeyError, or of an AttributeError around one, is a repr.
+  while error.args and isinstance(error.args[0], KeyError):
+    error = error.args[0]
   message = str(error.args[0] if isinstance(error, KeyError) else error)
   last = message.strip().splitlines()[-1]
   if 'Traceback (most recent call last)' in message:
