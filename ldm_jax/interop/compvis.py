@@ -55,6 +55,8 @@ def read_state(
     UserError: naming everything that is missing, unexpected, misshapen or not
       finite, unless `initial` is given; no scale factor; no EMA.
   """
+  flat_clip = _is_flat(tensors)
+  tensors = _with_text_model(tensors)
   read = with_clip_sizes(read, tensors)
   config, notes = dict(read.config), list(read.notes)
   diffusion = 'unet' in config
@@ -87,6 +89,7 @@ def read_state(
       'position_ids': POSITION_IDS in tensors,
       'carried': bool(carried),
       'scale_by_std': read.scale_by_std,
+      'flat_clip': flat_clip,
     },
   }
   if diffusion:
@@ -141,7 +144,27 @@ def write_state(
   ):
     length = config['task'].get('length', 77)
     tensors[POSITION_IDS] = np.arange(length, dtype=np.int64)[None]
+  if source.get('flat_clip'):
+    long = f'{CLIP}text_model.'
+    tensors = {
+      CLIP + k.removeprefix(long) if k.startswith(long) else k: v
+      for k, v in tensors.items()
+    }
   return tensors
+
+
+def _is_flat(tensors: Tensors) -> bool:
+  """Whether CLIP has the names that transformers gives it since version 5."""
+  return f'{CLIP}embeddings.token_embedding.weight' in tensors
+
+
+def _with_text_model(tensors: Tensors) -> Tensors:
+  if not _is_flat(tensors):
+    return tensors
+  return {
+    f'{CLIP}text_model.{k.removeprefix(CLIP)}' if k.startswith(CLIP) else k: v
+    for k, v in tensors.items()
+  }
 
 
 def with_clip_sizes(read: Read, tensors: Tensors) -> Read:
@@ -149,7 +172,7 @@ def with_clip_sizes(read: Read, tensors: Tensors) -> Read:
   task = read.config.get('task', {})
   if task.get('name') != 'clip_text':
     return read
-  sizes = clip_names.sizes(tensors, CLIP)
+  sizes = clip_names.sizes(_with_text_model(tensors), CLIP)
   if sizes.get('vocab_size', _CLIP_VOCABULARY) != _CLIP_VOCABULARY:
     end = sizes['vocab_size'] - 1  # The last two, as in CLIP's own.
     sizes['special_tokens'] = (end - 1, end, end)
@@ -164,7 +187,8 @@ def _sort_out(config, rows, tensors) -> tuple[Tensors, dict, set[str]]:
   known = {row.theirs for row in rows}
   extras = {row.theirs for row in compvis_names.unused(config)}
   if 'unet' in config:
-    extras |= {*compvis_buffers.NAMES, *EMA_STATE, 'scale_factor'}
+    # `logvar` where it is not learned: later versions save it all the same.
+    extras |= {*compvis_buffers.NAMES, *EMA_STATE, 'scale_factor', 'logvar'}
   carried = {
     name: _storable(x)
     for name, x in tensors.items()

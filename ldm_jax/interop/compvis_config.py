@@ -243,8 +243,7 @@ def first_stage(target: str, params: Section) -> dict[str, Any]:
 
 def _resolution(first_params: Section) -> int:
   """What a first stage was trained at, in pixels."""
-  dd = first_params.section('ddconfig', optional=True)
-  return dd.integer('resolution', 256)
+  return first_params.section('ddconfig', True).integer('resolution', 256)
 
 
 def first_stage_loss(params: Section) -> dict[str, Any]:
@@ -261,8 +260,7 @@ def first_stage_loss(params: Section) -> dict[str, Any]:
     if key in LOSS_KEYS:
       section[LOSS_KEYS[key]] = value
     elif key not in IGNORED['loss'] and FIXED['loss'].get(key) != value:
-      place = f'{values.place(key)}={shown(value)}'
-      values.notes.append(f'{place} is left out.')
+      values.notes.append(f'{values.place(key)}={shown(value)}: left out.')
   return section
 
 

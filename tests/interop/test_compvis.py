@@ -272,3 +272,32 @@ def test_diffusion_in_pixels_has_no_first_stage():
   assert one.items['first_stage'] == {}
   again = compvis.write_state(one.config, one.items, one.meta)
   assert again.keys() == state.keys()
+
+
+def test_clips_names_of_transformers_5_are_known_too():
+  content = released.tiny(released.stable_diffusion())
+  old = states.random_state(content)
+  new = {
+    k.replace('transformer.text_model.', 'transformer.'): v
+    for k, v in old.items()
+  }
+  one, two = read(content, old), read(content, new)
+  assert one.config == two.config
+  for name, x in one.items['model']['conditioner']['transformer'][
+    'norm'
+  ].items():
+    np.testing.assert_array_equal(
+      two.items['model']['conditioner']['transformer']['norm'][name], x
+    )
+  again = compvis.write_state(two.config, two.items, two.meta)
+  assert again.keys() == new.keys()
+
+
+def test_a_log_variance_that_is_not_learned_is_carried():
+  content, state = faces()
+  state['logvar'] = np.zeros(1000, np.float32)
+  one = read(content, state)
+  assert 'logvar' not in one.items['model']
+  assert compvis.write_state(one.config, one.items, one.meta).keys() == (
+    state.keys()
+  )
