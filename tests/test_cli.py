@@ -32,7 +32,7 @@ def run(*arguments):
      'Did you mean "kind" instead of "kid"?'),
     (['train.py', SCENES, '--workdir={tmp}',
       '--config.data.source=folder', '--config.data.path={tmp}'],
-     'no images'),
+     'No images'),
     (['sample.py', '--workdir={tmp}', '--out={tmp}/out'],
      'Is {tmp} the workdir of a run?'),
     (['evaluate.py', '--workdir={tmp}', '--metrics=beauty'], "'beauty'"),
