@@ -33,7 +33,7 @@ def test_a_batch_that_devices_do_not_divide_names_what_would():
 
 def test_an_empty_folder(tmp_path):
   data = {'source': 'folder', 'path': str(tmp_path)}
-  with pytest.raises(UserError, match='no images'):
+  with pytest.raises(UserError, match='No images'):
     opened(tiny.first_stage(data=data))
 
 
