@@ -6,6 +6,7 @@
   python sample.py --workdir=runs/holes --out=out --image=a.png --mask=b.png
 """
 
+import dataclasses
 import os
 import time
 
@@ -17,6 +18,7 @@ from ldm_jax import cli
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.evaluation.gallery import Gallery
+from ldm_jax.pipeline import Settings
 from ldm_jax.types import UserError
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
@@ -31,13 +33,38 @@ _NUM = flags.DEFINE_integer(
   allow_override=True,
 )
 _STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps.')
-_SAMPLER = flags.DEFINE_string('sampler', 'ddim', 'ddim or plms.')
-_SPACING = flags.DEFINE_string(
-  'spacing', 'leading', 'Timesteps: leading, trailing or compvis.'
+_SAMPLER = flags.DEFINE_string(
+  'sampler',
+  'ddim',
+  'ddim, ddpm, plms, dpmpp_2m, dpmpp_2m_sde, unipc, euler, euler_ancestral or '
+  'heun; see docs/sampling.md.',
 )
-_ETA = flags.DEFINE_float('eta', 0.0, '0 deterministic, 1 ancestral.')
+_SPACING = flags.DEFINE_string(
+  'spacing',
+  'leading',
+  'Timesteps: leading, trailing, compvis, karras or log_snr.',
+)
+_ETA = flags.DEFINE_float(
+  'eta', 0.0, 'Of the sampler ddim: 0 deterministic, 1 ancestral.'
+)
 _GUIDANCE = flags.DEFINE_float(
   'guidance', 1.0, 'Classifier-free scale; 1 is the conditional model.'
+)
+_GUIDANCE_INTERVAL = flags.DEFINE_list(
+  'guidance_interval', None, 'LOW,HIGH timesteps; guidance is 1 outside.'
+)
+_GUIDANCE_RESCALE = flags.DEFINE_float(
+  'guidance_rescale',
+  0.0,
+  'How far, from 0 to 1, guided predictions get the spread of unguided ones.',
+)
+_THRESHOLD = flags.DEFINE_float(
+  'threshold', 0.0, 'Quantile of dynamic thresholding, such as 0.995; 0: none.'
+)
+_THRESHOLD_RANGE = flags.DEFINE_float(
+  'threshold_range',
+  0.0,
+  'Where thresholded data ends; needed for latents, 1 for pixels.',
 )
 _SEED = flags.DEFINE_integer('seed', 0, 'Decides all noise.')
 _SIZE = flags.DEFINE_string('size', None, 'HEIGHTxWIDTH in pixels.')
@@ -70,6 +97,8 @@ _MASK = flags.DEFINE_string(
 
 # Labels that the gallery tells; the rest is in pictures.
 TOLD = ('text', 'label', 'boxes', 'box_labels')
+# Settings that it tells even where they are 0.
+ALWAYS_TOLD = ('seed', 'eta')
 
 
 def main() -> int:
@@ -78,34 +107,52 @@ def main() -> int:
       raise UserError(f'--{name} is missing.')
   ldm = ldm_jax.load(_WORKDIR.value, _STEP.value)
   size = parse_size(_SIZE.value)
+  settings = settings_of_flags()
   num, shown, inputs = task_inputs(ldm, size)
-  settings = {
-    'steps': _STEPS.value,
-    'sampler': _SAMPLER.value,
-    'spacing': _SPACING.value,
-    'eta': _ETA.value,
-    'guidance': _GUIDANCE.value,
-    'seed': _SEED.value,
-  }
   batches = ldm.sample_batches(
     num,
+    settings,
+    seed=_SEED.value,
     size=size,
     batch_size=_BATCH.value,
-    **settings,
     **inputs,
   )
+  told = {'seed': _SEED.value, **dataclasses.asdict(settings)}
+  told = {k: v for k, v in told.items() if v or k in ALWAYS_TOLD}
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
   for images in batches:
     for image in images:
       about = {k: v[done] for k, v in shown.items()}
       picture = condition_picture(ldm, inputs, done, image.shape[:2])
-      gallery.add(image, {**about, 'number': done, **settings}, picture)
+      gallery.add(image, {**about, 'number': done, **told}, picture)
       done += 1
     rate = done / (time.monotonic() - begin)
     print(f'{done}/{num} images, {rate:.2f} images/s, compiling included')
   print(f'Gallery: {gallery.close()}')
   return 0
+
+
+def settings_of_flags() -> Settings:
+  interval = _GUIDANCE_INTERVAL.value
+  try:
+    interval = interval and tuple(float(t) for t in interval)
+  except ValueError:
+    raise UserError(
+      f'--guidance_interval={",".join(interval)} must be two timesteps, such '
+      'as 100,700.'
+    ) from None
+  return Settings(
+    steps=_STEPS.value,
+    sampler=_SAMPLER.value,
+    eta=_ETA.value,
+    guidance=_GUIDANCE.value,
+    spacing=_SPACING.value,
+    guidance_interval=interval or None,
+    guidance_rescale=_GUIDANCE_RESCALE.value,
+    threshold=_THRESHOLD.value,
+    threshold_range=_THRESHOLD_RANGE.value,
+  )
 
 
 def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:

@@ -163,7 +163,11 @@ def diffusion(
   config.unet = _section(unet_defaults, unet)
   # "linear" as the release means it: evenly spaced square roots of betas.
   schedule_defaults = dict(
-    kind='linear', num_timesteps=1000, start=0.0015, end=0.0195
+    kind='linear',
+    num_timesteps=1000,
+    start=0.0015,
+    end=0.0195,
+    zero_terminal_snr=False,
   )
   config.schedule = _section(schedule_defaults, schedule or {})
   loss_defaults = dict(
@@ -185,6 +189,10 @@ def diffusion(
     guidance=1.0,
     spacing='leading',
     sampler='ddim',
+    guidance_interval=placeholder(tuple),
+    guidance_rescale=0.0,
+    threshold=0.0,
+    threshold_range=0.0,
   )
   config.sampling = _section(sampling_defaults, sampling or {})
   return config

@@ -18,6 +18,7 @@ from ldm_jax.data.spec import DataSpec
 from ldm_jax.diffusion import schedule as schedules
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage import autoencoder
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
@@ -67,15 +68,10 @@ class TopLevel:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingSpec:
-  """The fixed-seed samples drawn while training."""
+class SamplingSpec(Settings):
+  """The fixed-seed samples drawn while training: so many, and how."""
 
   num: int = 8
-  steps: int = 50
-  eta: float = 0.0
-  guidance: float = 1.0
-  spacing: str = 'leading'
-  sampler: str = 'ddim'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +152,11 @@ def parts(config: Mapping[str, Any]) -> Parts:
   elif top.stage == 'diffusion':
     loss = sections.construct('loss', DiffusionLossSpec, top.loss)
     schedule = sections.call('schedule', schedules.make, top.schedule)
+    if top.schedule.get('zero_terminal_snr') and loss.prediction == 'eps':
+      raise UserError(
+        'schedule.zero_terminal_snr=True ends on noise alone, where '
+        "loss.prediction='eps' finds no data; set it to 'v' or 'x0'."
+      )
     conditioner, prepare = task(top.task, dtype)
     built = Parts(
       prepare=prepare,
@@ -172,6 +173,7 @@ def parts(config: Mapping[str, Any]) -> Parts:
       **shared,
     )
     built.model.unet.check()
+    built.sampling.table(schedule)  # Checks that there is one.
   else:
     raise UserError(
       f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion'."

@@ -15,9 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import build
-from ldm_jax.diffusion import SOLVERS, sampling
+from ldm_jax.diffusion import sampling
 from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
+from ldm_jax.diffusion.settings import Settings
+from ldm_jax.diffusion.thresholding import dynamic_threshold
 from ldm_jax.nn import conv
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
@@ -154,6 +156,10 @@ class LatentDiffusionPipeline:
     eta: float = 0.0,
     guidance: float = 1.0,
     spacing: str = 'leading',
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
+    threshold: float = 0.0,
+    threshold_range: float = 0.0,
     seed: int = 0,
     first: int = 0,
   ) -> Array:
@@ -163,27 +169,28 @@ class LatentDiffusionPipeline:
       noise: where the walk begins.
       cond: from `condition`.
       null: from `null_condition`; needed where guidance is not 1.
-      steps: how many; see diffusion.sampling.levels for `spacing`.
-      sampler: a name in diffusion.SOLVERS.
-      eta: 0 deterministic, 1 ancestral.
-      guidance: the classifier-free scale; 1 is the conditional model.
-      spacing: 'leading', 'trailing' or 'compvis'.
-      seed: decides the noise that eta > 0 adds.
+      steps, sampler, eta, guidance, spacing, guidance_interval,
+        guidance_rescale, threshold, threshold_range: as in
+        diffusion.settings.Settings; docs/sampling.md says which to choose.
+      seed: decides the noise that stochastic samplers add.
       first: number of the first image, of which the added noise depends.
 
     Raises:
       UserError: an unknown sampler or spacing, or guidance without a null.
     """
     self._need_model()
+    settings = Settings(
+      steps, sampler, eta, guidance, spacing, guidance_interval,
+      guidance_rescale, threshold, threshold_range,
+    )  # fmt: skip
     noise = self._place(noise)
     return self._sample_latents(
       self._weights,
-      self.tabulate(steps, sampler, eta, spacing),
+      self._plan(settings),
       noise,
       sampling.image_keys(seed, first, noise.shape[0]),
       self._place(cond),
       self._null_for(guidance, null),
-      jnp.float32(guidance),
     )
 
   def sample(
@@ -196,6 +203,10 @@ class LatentDiffusionPipeline:
     eta: float = 0.0,
     guidance: float = 1.0,
     spacing: str = 'leading',
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
+    threshold: float = 0.0,
+    threshold_range: float = 0.0,
     size: tuple[int, int] | None = None,
     batch_size: int = 64,
     first: int = 0,
@@ -208,7 +219,9 @@ class LatentDiffusionPipeline:
 
     Args:
       num: how many images.
-      steps, sampler, eta, guidance, spacing: as in `sample_latents`.
+      steps, sampler, eta, guidance, spacing, guidance_interval,
+        guidance_rescale, threshold, threshold_range: as in
+        diffusion.settings.Settings; docs/sampling.md says which to choose.
       seed: decides all noise.
       size: (height, width) in pixels; the training size unless given.
       batch_size: at most so many at once; more are split.
@@ -219,9 +232,12 @@ class LatentDiffusionPipeline:
     Raises:
       UserError: an input that the task lacks or does not know.
     """
+    settings = Settings(
+      steps, sampler, eta, guidance, spacing, guidance_interval,
+      guidance_rescale, threshold, threshold_range,
+    )  # fmt: skip
     batches = self.sample_batches(
-        num, steps=steps, seed=seed, sampler=sampler, eta=eta,
-        guidance=guidance, spacing=spacing, size=size, batch_size=batch_size,
+        num, settings, seed=seed, size=size, batch_size=batch_size,
         first=first, **task_inputs,
     )  # fmt: skip
     return np.concatenate(list(batches))
@@ -229,13 +245,9 @@ class LatentDiffusionPipeline:
   def sample_batches(
     self,
     num: int,
+    settings: Settings,
     *,
-    steps: int,
     seed: int,
-    sampler: str,
-    eta: float,
-    guidance: float,
-    spacing: str,
     size: tuple[int, int] | None,
     batch_size: int,
     first: int = 0,
@@ -248,7 +260,7 @@ class LatentDiffusionPipeline:
     inputs = self.inputs(num, task_inputs)
     inputs['batch'] = np.zeros(num)  # Something to count examples by.
     shape = self.parts.latent_shape_of(*self._size(size, inputs))
-    rows = self.tabulate(steps, sampler, eta, spacing)
+    plan = self._plan(settings)
     devices = self.mesh.size
     # Full batches of one shape: one program, and every device has work.
     batch_size = math.ceil(min(batch_size, num) / devices) * devices
@@ -258,14 +270,12 @@ class LatentDiffusionPipeline:
       images = self._sample_images(
         self._weights,
         self._frozen,
-        rows,
+        plan,
         jax.device_put(
           sampling.image_keys(seed, first + start, batch_size), self._split
         ),
         jax.tree.map(take, inputs),
-        jnp.float32(guidance),
         shape=shape,
-        guided=guidance != 1.0,
       )
       images = parallel.fetch(images)[: num - start]
       if hasattr(self.parts.prepare, 'finish'):
@@ -275,16 +285,14 @@ class LatentDiffusionPipeline:
         )
       yield images
 
-  def tabulate(
-    self, steps: int, sampler: str, eta: float, spacing: str
-  ) -> sampling.Steps:
-    """The solver's table for this run's schedule."""
-    if sampler not in SOLVERS:
-      raise UserError(
-        f'sampler={sampler!r} is unknown; allowed: {", ".join(SOLVERS)}.'
-      )
-    levels = sampling.levels(self.parts.schedule, steps, spacing)
-    return SOLVERS[sampler](levels, eta)
+  def _plan(self, settings: Settings):
+    """(table, guidance, threshold): what of the settings is traced."""
+    pixels = self.parts.first_stage.downsampling == 1
+    return (
+      settings.table(self.parts.schedule),
+      settings.guided(),
+      settings.thresholded(pixels),
+    )
 
   # Compiled functions; weights are arguments of each.
 
@@ -308,7 +316,7 @@ class LatentDiffusionPipeline:
   def _sample_images(self):
     return self._jit(
       self._noise_to_pixels,
-      static_argnames=('shape', 'guided'),
+      static_argnames='shape',
       out_shardings=self._split,
     )
 
@@ -322,30 +330,38 @@ class LatentDiffusionPipeline:
       {'params': weights}, batch, encode, method=method
     )
 
-  def _eps(self, weights, z, t, cond):
-    predict = lambda z, t: self.parts.model.apply(
+  def _predict(self, weights, z, t, cond):
+    return self.parts.model.apply(
       {'params': weights}, z, t, cond, method='denoise'
     )
-    kind = self.parts.loss.prediction
-    return as_denoiser(predict, kind, self.parts.schedule)(z, t)
 
-  def _walk(self, weights, rows, noise, keys, cond, null, guidance):
-    model = functools.partial(self._eps, weights)
-    if null is None:
-      denoise = lambda z, t: model(z, t, cond)
+  def _as_eps(self, predict):
+    kind = self.parts.loss.prediction
+    return as_denoiser(predict, kind, self.parts.schedule)
+
+  def _eps(self, weights, z, t, cond):
+    predict = lambda z, t: self._predict(weights, z, t, cond)
+    return self._as_eps(predict)(z, t)
+
+  def _walk(self, weights, plan, noise, keys, cond, null):
+    rows, guidance, threshold = plan
+    model = functools.partial(self._predict, weights)
+    if guidance is None:
+      predict = lambda z, t: model(z, t, cond)
     else:
-      denoise = classifier_free(model, cond, null, guidance)
+      predict = classifier_free(model, cond, null, guidance)
+    denoise = self._as_eps(predict)
+    if threshold is not None:
+      denoise = dynamic_threshold(denoise, self.parts.schedule, *threshold)
     return sampling.sample(denoise, rows, noise, keys)
 
-  def _noise_to_pixels(
-    self, weights, frozen, rows, keys, batch, guidance, *, shape, guided
-  ):
+  def _noise_to_pixels(self, weights, frozen, plan, keys, batch, *, shape):
     cond = self._conditioning('condition', weights, frozen, batch)
     null = None
-    if guided:
+    if plan[1] is not None:
       null = self._conditioning('null_condition', weights, frozen, batch)
     noise = sampling.initial_noise(keys, shape)
-    z = self._walk(weights, rows, noise, keys, cond, null, guidance)
+    z = self._walk(weights, plan, noise, keys, cond, null)
     return to_uint8(self.parts.codec.decode(frozen, z))
 
   # Checks and placement.

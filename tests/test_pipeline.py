@@ -142,7 +142,7 @@ def test_latents_have_the_scale_of_the_checkpoint(ldm):
     ({'label': 3}, "'label' is not an input of task 'text'"),
     ({'text': PROMPTS[:3]}, "3 values of 'tokens' for num=4"),
     ({'steps': 0}, 'steps=0 is outside 1 to 1000'),
-    ({'sampler': 'euler'}, "sampler='euler' is unknown"),
+    ({'sampler': 'rk4'}, "sampler='rk4' is unknown"),
     ({'spacing': 'even'}, "spacing='even' is unknown"),
     ({'eta': 2.0}, 'eta=2.0 is outside'),
     ({'size': (30, 32)}, 'size 30x32 does not divide'),

@@ -1,6 +1,16 @@
 """Diffusion as mathematics. To add a solver: write its file, add its line."""
 
-from ldm_jax.diffusion import ddim, plms
+from ldm_jax.diffusion import ddim, dpm_solver, heun, plms, unipc
 
 # Name -> (levels, eta) -> Steps.
-SOLVERS = {'ddim': ddim.ddim, 'plms': plms.plms}
+SOLVERS = {
+  'ddim': ddim.ddim,
+  'ddpm': ddim.ddpm,
+  'plms': plms.plms,
+  'dpmpp_2m': dpm_solver.dpmpp_2m,
+  'dpmpp_2m_sde': dpm_solver.dpmpp_2m_sde,
+  'unipc': unipc.unipc,
+  'euler': ddim.euler,
+  'euler_ancestral': ddim.euler_ancestral,
+  'heun': heun.heun,
+}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ldm_jax.diffusion.ddim import coefficients
-from ldm_jax.diffusion.sampling import Levels, Steps, tabulate
+from ldm_jax.diffusion.sampling import Levels, Steps, deterministic, tabulate
 from ldm_jax.types import UserError
 
 # Adams-Bashforth weights of eps_hat now and of the ones before it.
@@ -22,10 +22,14 @@ def plms(levels: Levels, eta: float = 0.0) -> Steps:
   with its mean with the eps_hat found where the first try landed.
 
   Raises:
-    UserError: eta other than 0, which PLMS does not have.
+    UserError: eta other than 0, or timesteps that are not evenly spaced.
   """
-  if eta:
-    raise UserError(f"eta={eta}: sampler='plms' is deterministic; set eta=0.")
+  deterministic('plms', eta)
+  if len(levels.t) > 2 and np.ptp(np.diff(levels.t)) > 1:
+    raise UserError(
+      "sampler='plms' supposes evenly spaced timesteps; take "
+      "spacing='leading', 'trailing' or 'compvis', or sampler='dpmpp_2m'."
+    )
   t = levels.t[::-1]
   c_z, c_eps, _ = (c[::-1] for c in coefficients(levels))
   steps = len(t)

@@ -19,8 +19,7 @@ def as_denoiser(
     return predict
 
   def denoise(z, t):
-    level = lambda table: table[t][:, None, None, None]
-    signal, noise = level(schedule.signal), level(schedule.noise)
+    signal, noise = schedule.at(t)
     out = predict(z, t)
     if kind == 'v':
       return signal * out + noise * z

@@ -5,10 +5,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.diffusion.schedule import Schedule, half_log_snr
 from ldm_jax.types import Array, Denoiser, UserError
 
-SPACINGS = ('leading', 'trailing', 'compvis')
+SPACINGS = ('leading', 'trailing', 'compvis', 'karras', 'log_snr')
+
+# Where spacings of the noise level begin at the latest: the signal is 0.6% of
+# z_t there. Schedules that end on almost none (cosine) would otherwise spend
+# many of their steps where nothing is decided.
+LEAST_HALF_LOG_SNR = -5.1
 
 
 @flax.struct.dataclass
@@ -22,11 +27,14 @@ class Steps:
     state' = mix[i] @ [state, eps_hat],  state'[0] += noise[i] n,  n ~ N(0, I)
 
   A first-order solver remembers nothing: M = 1 and mix[i] = [[c_z, c_eps]].
+  One that asks twice per step, or once more, has rows of its own for that.
+
+  Host arrays in float64; what enters a compiled function is cast once.
   """
 
-  t: Array  # [S] int32
-  mix: Array  # [S M M+1]
-  noise: Array  # [S]
+  t: np.ndarray  # [rows], whole or fractional
+  mix: np.ndarray  # [rows M M+1]
+  noise: np.ndarray  # [rows]
 
 
 @flax.struct.dataclass
@@ -36,6 +44,38 @@ class Levels:
   t: np.ndarray  # [S]
   alpha_bar: np.ndarray  # [S] at t
   alpha_bar_next: np.ndarray  # [S] one step closer to the data
+
+  def walk(self):
+    """(t, from, to), in the order of sampling: where, and levels there."""
+    ends = (Level(self.alpha_bar[::-1]), Level(self.alpha_bar_next[::-1]))
+    return self.t[::-1], *ends
+
+
+@flax.struct.dataclass
+class Level:
+  """How noisy z is, in the words of the papers; float64."""
+
+  alpha_bar: np.ndarray
+
+  @property
+  def signal(self) -> np.ndarray:
+    """alpha of z = alpha z_0 + sigma eps."""
+    return np.sqrt(self.alpha_bar)
+
+  @property
+  def noise(self) -> np.ndarray:
+    """sigma of z = alpha z_0 + sigma eps."""
+    return np.sqrt(1 - self.alpha_bar)
+
+  @property
+  def ratio(self) -> np.ndarray:
+    """sigma / alpha, which Karras et al. 2022 call sigma."""
+    return self.noise / self.signal
+
+  @property
+  def half_log_snr(self) -> np.ndarray:
+    """lambda = log(alpha / sigma); infinite at the data."""
+    return half_log_snr(self.alpha_bar)
 
 
 def levels(
@@ -47,9 +87,12 @@ def levels(
     schedule: the noise schedule the model was trained with.
     num_steps: S, from 1 to T.
     spacing: 'leading' (multiples of T // S, ending on the data itself),
-      'trailing' (from T - 1 down in steps of T / S), or 'compvis', the
+      'trailing' (from T - 1 down in steps of T / S), 'compvis', the
       release's: range(0, T, T // S) + 1, ending on alpha_bar[0]. Where S does
       not divide T the release runs another number of steps, and so do we.
+      'karras' (even in (sigma / alpha)^(1/7); Karras et al. 2022, Eq. 5) and
+      'log_snr' (even in its logarithm; Lu et al. 2022) visit fractional
+      timesteps between the schedule's ends.
 
   Raises:
     UserError: a spacing or a number of steps that does not exist.
@@ -72,6 +115,8 @@ def levels(
         f'{t[-1]} of {total}, as it does in the release, where it crashes; '
         "take fewer steps or spacing='leading'."
       )
+  elif spacing in ('karras', 'log_snr'):
+    return _noise_levels(schedule, num_steps, spacing)
   else:
     raise UserError(
       f'spacing={spacing!r} is unknown; allowed: {", ".join(SPACINGS)}.'
@@ -80,13 +125,34 @@ def levels(
   return Levels(t=t, alpha_bar=a, alpha_bar_next=np.append(final, a[:-1]))
 
 
-def tabulate(t: np.ndarray, mix: np.ndarray, noise: np.ndarray) -> Steps:
-  """float64 rows in the order of sampling -> Steps, cast once."""
-  return Steps(
-    t=jnp.asarray(t, jnp.int32),
-    mix=jnp.asarray(mix, jnp.float32),
-    noise=jnp.asarray(noise, jnp.float32),
+def _noise_levels(schedule: Schedule, num_steps: int, spacing: str) -> Levels:
+  """Levels that are even in a power, or the logarithm, of sigma / alpha."""
+  least, most = schedule.half_log_snr[[-1, 0]]
+  least = min(max(least, LEAST_HALF_LOG_SNR), most)
+  if spacing == 'karras':
+    root = np.linspace(np.exp(-least / 7), np.exp(-most / 7), num_steps)
+    visited = -7 * np.log(root[::-1])
+  else:
+    visited = np.linspace(least, most, num_steps)[::-1]
+  a = 1 / (1 + np.exp(-2 * visited))
+  return Levels(
+    t=schedule.timestep(visited),
+    alpha_bar=a,
+    alpha_bar_next=np.append(1.0, a[:-1]),
   )
+
+
+def tabulate(t: np.ndarray, mix: np.ndarray, noise: np.ndarray) -> Steps:
+  """Rows in the order of sampling, as given -> Steps."""
+  return Steps(*(np.asarray(x, np.float64) for x in (t, mix, noise)))
+
+
+def deterministic(sampler: str, eta: float):
+  """Raises UserError where a solver without an eta is given one."""
+  if eta:
+    raise UserError(
+      f"eta={eta}: sampler={sampler!r} has none, only 'ddim' has; set eta=0."
+    )
 
 
 def image_keys(seed: Array | int, first: int, num: int) -> Array:
@@ -134,6 +200,7 @@ def sample(denoise: Denoiser, steps: Steps, z: Array, keys: Array) -> Array:
 
   memory = steps.mix.shape[1] - 1
   state = jnp.concatenate([z[None], jnp.zeros((memory, *z.shape), z.dtype)])
-  rows = (jnp.arange(steps.t.shape[0]), steps)
+  rows = jax.tree.map(lambda x: jnp.asarray(x, z.dtype), steps)
+  rows = (jnp.arange(steps.t.shape[0]), rows)
   state, _ = jax.lax.scan(body, state, rows)
   return state[0]

@@ -1,10 +1,15 @@
 """Noise schedules: how much signal is left at each timestep."""
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.types import Array, UserError
+
+# What is left of alpha_bar where nothing should be. Not 0, at which eps says
+# nothing of z_0: here float32 still gets z_0 back, to 3e-4.
+ZERO = 2.0**-24
 
 
 @flax.struct.dataclass
@@ -36,6 +41,32 @@ class Schedule:
     """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) [T], float64."""
     return self.alpha_bar / (1.0 - self.alpha_bar)
 
+  @property
+  def half_log_snr(self) -> np.ndarray:
+    """lambda = log(signal / noise) [T], float64, falling."""
+    return half_log_snr(self.alpha_bar)
+
+  def at(self, t: Array) -> tuple[Array, Array]:
+    """(signal, noise), each [B 1 1 1], at t [B], which may be fractional.
+
+    Between timesteps lambda is linear in t, as `timestep` supposes.
+    """
+    table = jnp.asarray(self.half_log_snr, jnp.float32)
+    level = jnp.interp(t, jnp.arange(self.num_timesteps), table)
+    level = 2 * level[:, None, None, None]
+    return jnp.sqrt(jax.nn.sigmoid(level)), jnp.sqrt(jax.nn.sigmoid(-level))
+
+  def timestep(self, half_log_snr: np.ndarray) -> np.ndarray:
+    """The fractional t at which lambda is so much; float64."""
+    rising = -self.half_log_snr
+    return np.interp(-half_log_snr, rising, np.arange(len(rising)))
+
+
+def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
+  """lambda of alpha_bar in (0, 1]; infinite at 1."""
+  with np.errstate(divide='ignore'):
+    return (np.log(alpha_bar) - np.log1p(-alpha_bar)) / 2
+
 
 def make(
   kind: str = 'linear',
@@ -43,6 +74,7 @@ def make(
   start: float = 0.0015,
   end: float = 0.0195,
   cosine_s: float = 8e-3,
+  zero_terminal_snr: bool = False,
 ) -> Schedule:
   """The schedule of that name, as the release names them.
 
@@ -53,9 +85,11 @@ def make(
     start: the first beta; unused by 'cosine'.
     end: the last beta; unused by 'cosine'.
     cosine_s: the cosine schedule's offset (Nichol & Dhariwal 2021).
+    zero_terminal_snr: rescaled so that the last timestep is noise alone.
 
   Raises:
-    UserError: an unknown kind, or betas outside (0, 1).
+    UserError: an unknown kind, betas outside (0, 1), or zero_terminal_snr of
+      a single timestep.
   """
   if num_timesteps < 1:
     raise UserError(f'schedule.num_timesteps={num_timesteps} must be >= 1.')
@@ -78,4 +112,19 @@ def make(
       f'schedule.kind={kind!r} is unknown; allowed: linear, cosine, '
       'sqrt_linear, sqrt.'
     )
-  return Schedule(alpha_bar=np.cumprod(1.0 - beta))
+  if zero_terminal_snr and num_timesteps < 2:
+    raise UserError(
+      'schedule.zero_terminal_snr=True needs num_timesteps of 2 or more, and '
+      f'not {num_timesteps}.'
+    )
+  alpha_bar = np.cumprod(1.0 - beta)
+  if zero_terminal_snr:
+    alpha_bar = rescaled(alpha_bar)
+  return Schedule(alpha_bar=alpha_bar)
+
+
+def rescaled(alpha_bar: np.ndarray) -> np.ndarray:
+  """Lin et al. 2024, Alg. 1: the first stays, the last becomes ZERO."""
+  signal = np.sqrt(alpha_bar)
+  signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
+  return np.maximum(signal**2, ZERO)

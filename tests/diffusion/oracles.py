@@ -12,7 +12,8 @@ def one_point(schedule, z_0):
   """The perfect denoiser when all data is the single point z_0."""
 
   def denoise(z, t):
-    return (z - at(schedule.signal, t) * z_0) / at(schedule.noise, t)
+    signal, noise = schedule.at(t)
+    return (z - signal * z_0) / noise
 
   return denoise
 
@@ -21,7 +22,7 @@ def gaussian(schedule, std):
   """The perfect denoiser of data from N(0, std^2 I)."""
 
   def denoise(z, t):
-    signal, noise = at(schedule.signal, t), at(schedule.noise, t)
+    signal, noise = schedule.at(t)
     return noise * z / (signal**2 * std**2 + noise**2)
 
   return denoise

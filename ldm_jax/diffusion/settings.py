@@ -1,0 +1,96 @@
+"""How to sample, in one place: config.sampling, flags, the Python face."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ldm_jax.diffusion import SOLVERS
+from ldm_jax.diffusion.guidance import Guidance
+from ldm_jax.diffusion.sampling import Steps, levels
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.types import Array, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What decides how a latent is reached; see docs/sampling.md.
+
+  Of these, `steps` and `sampler` decide the compiled program, and whether
+  there is guidance, an interval, a threshold; all numbers are traced.
+
+  Attributes:
+    steps: how many.
+    sampler: a name in SOLVERS.
+    eta: of 'ddim': 0 deterministic, 1 ancestral.
+    guidance: the classifier-free scale; 1 is the conditional model.
+    spacing: which timesteps; a name in sampling.SPACINGS.
+    guidance_interval: (low, high) in timesteps; guidance is 1 outside.
+    guidance_rescale: from 0 to 1, how far the spread of guided predictions is
+      brought back to the conditional model's.
+    threshold: the quantile of dynamic thresholding; 0 is none.
+    threshold_range: the data lies within +- this; 0 is 1 for pixels, and for
+      latents, which have no such range, an error.
+  """
+
+  steps: int = 50
+  sampler: str = 'ddim'
+  eta: float = 0.0
+  guidance: float = 1.0
+  spacing: str = 'leading'
+  guidance_interval: tuple[float, float] | None = None
+  guidance_rescale: float = 0.0
+  threshold: float = 0.0
+  threshold_range: float = 0.0
+
+  def __post_init__(self):
+    if self.sampler not in SOLVERS:
+      raise UserError(
+        f'sampler={self.sampler!r} is unknown; allowed: {", ".join(SOLVERS)}.'
+      )
+    interval = self.guidance_interval
+    if interval is not None and not (
+      len(interval) == 2 and 0 <= interval[0] <= interval[1]
+    ):
+      raise UserError(
+        f'guidance_interval={interval} must be two timesteps, 0 <= low <= high.'
+      )
+    for name in ('guidance_rescale', 'threshold'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise UserError(f'{name}={getattr(self, name)} is outside 0 to 1.')
+    if self.threshold_range < 0:
+      raise UserError(
+        f'threshold_range={self.threshold_range} must be positive.'
+      )
+
+  def table(self, schedule: Schedule) -> Steps:
+    """The solver's table; raises UserError where there is none."""
+    spaced = levels(schedule, self.steps, self.spacing)
+    return SOLVERS[self.sampler](spaced, self.eta)
+
+  def guided(self) -> Guidance | None:
+    """The traced half of classifier-free guidance; None without."""
+    if self.guidance == 1:
+      return None
+    interval = self.guidance_interval
+    return Guidance(
+      scale=jnp.float32(self.guidance),
+      rescale=jnp.float32(self.guidance_rescale),
+      interval=interval and tuple(jnp.float32(t) for t in interval),
+    )
+
+  def thresholded(self, pixels: bool) -> tuple[Array, Array] | None:
+    """(share, bound) of dynamic thresholding, traced; None without.
+
+    Raises:
+      UserError: of latents whose range was not given.
+    """
+    if not self.threshold:
+      return None
+    if not (pixels or self.threshold_range):
+      raise UserError(
+        f'threshold={self.threshold}: latents have no range of their own, as '
+        'pixels have; say where they should end with threshold_range (in '
+        'standard deviations), or leave threshold out.'
+      )
+    bound = self.threshold_range or 1.0
+    return jnp.float32(self.threshold), jnp.float32(bound)
