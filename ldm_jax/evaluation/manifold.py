@@ -138,9 +138,7 @@ def _squared(u, v, half):
   rounded = low(norm(u16)[:, None] - low(2 * low(dot(u16, v16.T))))
   rounded = jnp.maximum(low(rounded + norm(v16)), 0)
   finite = jnp.all(jnp.isfinite(rounded))
-  return jax.lax.cond(
-    finite, lambda: rounded, lambda: exact(u, v)
-  )
+  return jax.lax.cond(finite, lambda: rounded, lambda: exact(u, v))
 
 
 def _centred(a, b, half):

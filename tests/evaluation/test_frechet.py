@@ -64,13 +64,14 @@ def test_halves_are_near_and_worse_images_farther_and_farther():
   others = RNG.integers(0, 256, images[300:].shape, np.uint8)
   halves = between(first, second)
   ladders = {
-    'noise': [clip(images[300:] + s * noise) for s in (4, 8, 16, 32)],
+    'noise': [clip(images[300:] + s * noise) for s in (8, 16, 32, 64)],
     'blur': [
       clip(ndimage.gaussian_filter(images[300:] * 1.0, (0, s, s, 0)))
       for s in (0.4, 0.7, 1.2, 2.0)
     ],
     'mixing': [
-      np.concatenate([others[:n], images[300 + n :]]) for n in (15, 60, 150, 300)
+      np.concatenate([others[:n], images[300 + n :]])
+      for n in (15, 60, 150, 300)
     ],
   }
   for name, ladder in ladders.items():
