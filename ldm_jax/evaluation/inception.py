@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.evaluation import inception_graph
 from ldm_jax.evaluation.features import Network
 from ldm_jax.evaluation.weights import Shapes, checked, read_checked
 from ldm_jax.types import Array, Params
@@ -256,13 +257,15 @@ def load(path: str | None, read: Callable[[str], Mapping]) -> Network:
   """The network with the weights of a file.
 
   Args:
-    path: a .pth, .safetensors or .npz with torch's names, or the .pb.
-    read: reads such a file into arrays by torch's names.
+    path: a .pth, .safetensors or .npz with torch's names, or the graph's .pb.
+    read: reads such a file, but .npz, into arrays by name.
 
   Raises:
     UserError: no path, or a file that does not hold the network.
   """
   arrays, digest = read_checked(path, read, '--inception', NEEDED)
+  if inception_graph.is_graph(arrays):
+    arrays = inception_graph.to_torch(arrays)
   params = params_from_arrays(arrays, str(path))
   apply = lambda params, x: Inception().apply({'params': params}, x)
   about = {
