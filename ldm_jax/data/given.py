@@ -164,21 +164,27 @@ def _guarded(flag: str, file: str, read):
 
 
 def conditions(
-  source, prepare, spec: DataSpec, num: int, seed: int = 0
+  source,
+  prepare,
+  spec: DataSpec,
+  num: int,
+  seed: int = 0,
+  first: int | None = None,
 ) -> tuple[dict[str, list], dict[str, np.ndarray]]:
   """A source's first `num` conditions: (short labels as JSON, task's arrays).
 
-  Cropped around the centre, as in evaluation.
+  Cropped around the centre, as in evaluation. With `first`, those from that
+  one on, and from the source's first again where it ends.
   """
-  if len(source) < num:
+  if first is None and len(source) < num:
     raise UserError(
       f'{source!r} has {len(source)} examples; --num={num} is more.'
     )
   spec = dataclasses.replace(spec, crop='center', flip=False)
   read, transform = Read(source, spec), Transform(_Both(prepare), spec)
   labels, arrays = [], []
-  for index in range(num):
-    example = read(index)
+  for index in range(first or 0, (first or 0) + num):
+    example = read(index % len(source))
     text = example.get('text', '')
     if not isinstance(text, str):  # The one that the sample will be held to.
       example['text'] = text[0]
