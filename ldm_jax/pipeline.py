@@ -155,7 +155,7 @@ class LatentDiffusionPipeline:
     sampler: str = 'ddim',
     eta: float = 0.0,
     guidance: float = 1.0,
-    spacing: str = 'leading',
+    spacing: str = '',
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float = 0.0,
     threshold: float = 0.0,
@@ -202,7 +202,7 @@ class LatentDiffusionPipeline:
     sampler: str = 'ddim',
     eta: float = 0.0,
     guidance: float = 1.0,
-    spacing: str = 'leading',
+    spacing: str = '',
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float = 0.0,
     threshold: float = 0.0,
@@ -277,13 +277,7 @@ class LatentDiffusionPipeline:
         jax.tree.map(take, inputs),
         shape=shape,
       )
-      images = parallel.fetch(images)[: num - start]
-      if hasattr(self.parts.prepare, 'finish'):
-        chosen = chosen[: len(images)]
-        images = self.parts.prepare.finish(
-          images, {k: v[chosen] for k, v in inputs.items()}
-        )
-      yield images
+      yield parallel.fetch(images)[: num - start]
 
   def _plan(self, settings: Settings):
     """(table, guidance, threshold): what of the settings is traced."""
@@ -293,6 +287,15 @@ class LatentDiffusionPipeline:
       settings.guided(),
       settings.thresholded(pixels),
     )
+
+  @property
+  def program(self):
+    """(function, weights): what `sample` compiles, for whoever exports it.
+
+    function(*weights, plan, keys [B], batch, shape=(h, w, c)) gives uint8
+    [B H W 3]; a plan is (table, guidance or None, threshold or None).
+    """
+    return self._noise_to_pixels, (self._weights, self._frozen)
 
   # Compiled functions; weights are arguments of each.
 
@@ -362,7 +365,10 @@ class LatentDiffusionPipeline:
       null = self._conditioning('null_condition', weights, frozen, batch)
     noise = sampling.initial_noise(keys, shape)
     z = self._walk(weights, plan, noise, keys, cond, null)
-    return to_uint8(self.parts.codec.decode(frozen, z))
+    images = to_uint8(self.parts.codec.decode(frozen, z))
+    if hasattr(self.parts.prepare, 'finish'):
+      images = self.parts.prepare.finish(images, batch)
+    return images
 
   # Checks and placement.
 

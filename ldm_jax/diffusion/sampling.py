@@ -157,10 +157,13 @@ def deterministic(sampler: str, eta: float):
 
 def image_keys(seed: Array | int, first: int, num: int) -> Array:
   """One key per image, by its number: whatever the batch, the same image."""
+  return numbered_keys(seed, jnp.arange(first, first + num))
+
+
+def numbered_keys(seed: Array | int, numbers: Array) -> Array:
+  """The keys [B] of the images of these numbers [B]."""
   key = jax.random.key(seed)
-  return jax.vmap(lambda i: jax.random.fold_in(key, i))(
-    jnp.arange(first, first + num)
-  )
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
 
 
 def initial_noise(keys: Array, shape: tuple[int, ...]) -> Array:

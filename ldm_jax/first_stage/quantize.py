@@ -1,5 +1,7 @@
 """Vector quantisation with straight-through gradients (paper, Sec. 3.1)."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,8 @@ from ldm_jax.types import Array
 
 # Most elements of a table of distances; larger ones are walked in parts.
 _TABLE_ELEMENTS = 2**27
+# What a batch is taken for where it is symbolic, in an exported program.
+_SYMBOLIC_BATCH = 16
 
 
 def nearest(z: Array, codebook: Array) -> Array:
@@ -17,7 +21,8 @@ def nearest(z: Array, codebook: Array) -> Array:
   so a large table is walked in parts of the codebook; ties go to the first.
   """
   n, c = codebook.shape
-  rows = z.size // c
+  batch = z.shape[0] if isinstance(z.shape[0], int) else _SYMBOLIC_BATCH
+  rows = batch * math.prod(z.shape[1:-1])
   parts = 1
   while rows * n // parts > _TABLE_ELEMENTS and n % (2 * parts) == 0:
     parts *= 2

@@ -62,10 +62,13 @@ class Prepare:
     """(height, width) of the images to draw."""
     return arrays['mask'].shape[-3:-1]
 
-  def finish(self, drawn: np.ndarray, arrays: dict) -> np.ndarray:
-    """uint8 [B H W 3], composited: known pixels are the image's, bitwise."""
-    known = images.to_uint8(arrays['image'])
-    return np.where(arrays['mask'] >= 0.5, drawn, known)
+  def finish(self, drawn: Array, arrays: Batch) -> Array:
+    """uint8 [B H W 3], composited: known pixels are the image's, bitwise.
+
+    Traced: part of the sampler's program.
+    """
+    known = jnp.rint(((arrays['image'] + 1) * 127.5).clip(0, 255))
+    return jnp.where(arrays['mask'] >= 0.5, drawn, known.astype(jnp.uint8))
 
   def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
     """The images with grey holes: uint8 [B H W 3]."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from ldm_jax.data import masks
 from ldm_jax.tasks import inpainting, text
-from ldm_jax.types import Batch, Conditioning
+from ldm_jax.types import Array, Batch, Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Prepare(text.Prepare):
   def size_of(self, arrays: dict) -> tuple[int, int]:
     return self._inpainting.size_of(arrays)
 
-  def finish(self, drawn: np.ndarray, arrays: dict) -> np.ndarray:
+  def finish(self, drawn: Array, arrays: Batch) -> Array:
     return self._inpainting.finish(drawn, arrays)
 
   def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
