@@ -41,8 +41,9 @@ _SAMPLER = flags.DEFINE_string(
 )
 _SPACING = flags.DEFINE_string(
   'spacing',
-  'leading',
-  'Timesteps: leading, trailing, compvis, karras or log_snr.',
+  '',
+  "Timesteps: leading, trailing, compvis, karras or log_snr; the sampler's own "
+  'if unset.',
 )
 _ETA = flags.DEFINE_float(
   'eta', 0.0, 'Of the sampler ddim: 0 deterministic, 1 ancestral.'

@@ -187,7 +187,7 @@ def diffusion(
     steps=50,
     eta=0.0,
     guidance=1.0,
-    spacing='leading',
+    spacing='',  # The sampler's own.
     sampler='ddim',
     guidance_interval=placeholder(tuple),
     guidance_rescale=0.0,

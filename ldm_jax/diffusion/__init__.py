@@ -14,3 +14,7 @@ SOLVERS = {
   'euler_ancestral': ddim.euler_ancestral,
   'heun': heun.heun,
 }
+
+# Solvers whose steps are best even in log SNR (docs/sampling.md has figures);
+# the others take 'leading' unless told.
+OWN_SPACING = dict.fromkeys(('dpmpp_2m', 'dpmpp_2m_sde', 'unipc'), 'log_snr')

@@ -7,10 +7,6 @@ import numpy as np
 
 from ldm_jax.types import Array, UserError
 
-# What is left of alpha_bar where nothing should be. Not 0, at which eps says
-# nothing of z_0: here float32 still gets z_0 back, to 3e-4.
-ZERO = 2.0**-24
-
 
 @flax.struct.dataclass
 class Schedule:
@@ -124,7 +120,13 @@ def make(
 
 
 def rescaled(alpha_bar: np.ndarray) -> np.ndarray:
-  """Lin et al. 2024, Alg. 1: the first stays, the last becomes ZERO."""
+  """Lin et al. 2024, Alg. 1: the first stays, the last loses its signal.
+
+  It keeps half the signal of the one before it, and 2^-12 at most, since at
+  none at all eps would say nothing of z_0: from so little float32 still gets
+  z_0 back, to about 1e-3.
+  """
   signal = np.sqrt(alpha_bar)
   signal = (signal - signal[-1]) * signal[0] / (signal[0] - signal[-1])
-  return np.maximum(signal**2, ZERO)
+  signal[-1] = min(signal[-2] / 2, 2.0**-12)
+  return signal**2

@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import jax.numpy as jnp
+import numpy as np
 
-from ldm_jax.diffusion import SOLVERS
+from ldm_jax.diffusion import OWN_SPACING, SOLVERS
 from ldm_jax.diffusion.guidance import Guidance
 from ldm_jax.diffusion.sampling import Steps, levels
 from ldm_jax.diffusion.schedule import Schedule
@@ -23,7 +23,8 @@ class Settings:
     sampler: a name in SOLVERS.
     eta: of 'ddim': 0 deterministic, 1 ancestral.
     guidance: the classifier-free scale; 1 is the conditional model.
-    spacing: which timesteps; a name in sampling.SPACINGS.
+    spacing: which timesteps; a name in sampling.SPACINGS, or '': the
+      solver's own.
     guidance_interval: (low, high) in timesteps; guidance is 1 outside.
     guidance_rescale: from 0 to 1, how far the spread of guided predictions is
       brought back to the conditional model's.
@@ -36,7 +37,7 @@ class Settings:
   sampler: str = 'ddim'
   eta: float = 0.0
   guidance: float = 1.0
-  spacing: str = 'leading'
+  spacing: str = ''
   guidance_interval: tuple[float, float] | None = None
   guidance_rescale: float = 0.0
   threshold: float = 0.0
@@ -64,7 +65,8 @@ class Settings:
 
   def table(self, schedule: Schedule) -> Steps:
     """The solver's table; raises UserError where there is none."""
-    spaced = levels(schedule, self.steps, self.spacing)
+    spacing = self.spacing or OWN_SPACING.get(self.sampler, 'leading')
+    spaced = levels(schedule, self.steps, spacing)
     return SOLVERS[self.sampler](spaced, self.eta)
 
   def guided(self) -> Guidance | None:
@@ -73,9 +75,9 @@ class Settings:
       return None
     interval = self.guidance_interval
     return Guidance(
-      scale=jnp.float32(self.guidance),
-      rescale=jnp.float32(self.guidance_rescale),
-      interval=interval and tuple(jnp.float32(t) for t in interval),
+      scale=np.float32(self.guidance),
+      rescale=np.float32(self.guidance_rescale),
+      interval=interval and tuple(np.float32(t) for t in interval),
     )
 
   def thresholded(self, pixels: bool) -> tuple[Array, Array] | None:
@@ -93,4 +95,4 @@ class Settings:
         'standard deviations), or leave threshold out.'
       )
     bound = self.threshold_range or 1.0
-    return jnp.float32(self.threshold), jnp.float32(bound)
+    return np.float32(self.threshold), np.float32(bound)

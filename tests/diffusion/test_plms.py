@@ -7,7 +7,7 @@ import pytest
 
 from ldm_jax.diffusion import ddim, plms, sampling, schedule
 from ldm_jax.types import UserError
-from tests.diffusion.test_ddim import halving_ratios
+from tests.diffusion import oracles
 
 SCHEDULE = schedule.make('linear', 100, 0.0015, 0.0195)
 LEVELS = sampling.levels(SCHEDULE, 10)
@@ -21,12 +21,22 @@ def test_the_denoiser_is_asked_once_more_than_there_are_steps():
 
 def test_it_converges_at_second_order():
   """The weights suppose even steps, which the noise level's are not."""
-  assert min(halving_ratios(plms.plms, std=1.5)) > 3.3
+  assert min(oracles.orders(plms.plms)) > 1.7
 
 
 def test_where_the_noise_level_is_even_it_converges_faster():
-  even = np.linspace(0.2, 4.0, 961)
-  assert min(halving_ratios(plms.plms, std=0.5, sigma=even)) > 7
+  """On Gaussian data, whose flow scales with the standard deviation."""
+  errors = [gaussian_error(count) for count in (12, 24, 48)]
+  assert min(np.abs(np.array(errors[:-1]) / errors[1:])) > 7
+
+
+def gaussian_error(count):
+  alpha_bar = 1 / (1 + np.linspace(0.2, 4.0, count + 1) ** 2)
+  std = oracles.gaussian_std(alpha_bar, 0.5)
+  gain = np.sqrt(1 - alpha_bar) / std**2
+  steps = plms.plms(oracles.between(alpha_bar))
+  result = oracles.follow(steps, np.ones(1), lambda z, t: gain[int(t)] * z)
+  return result[0] * std[-1] / std[0] - 1
 
 
 def test_a_constant_answer_makes_it_ddim():
@@ -72,3 +82,12 @@ def test_it_is_the_recurrence_that_the_release_runs():
 def test_eta_is_refused():
   with pytest.raises(UserError, match='eta=0.5'):
     plms.plms(LEVELS, 0.5)
+
+
+@pytest.mark.parametrize('spacing', ['karras', 'log_snr'])
+def test_uneven_timesteps_are_refused(spacing):
+  levels = sampling.levels(SCHEDULE, 10, spacing)
+  with pytest.raises(UserError, match='evenly spaced timesteps'):
+    plms.plms(levels)
+  for count in (1, 2, 7, 30, 99):
+    plms.plms(sampling.levels(SCHEDULE, count, 'trailing'))

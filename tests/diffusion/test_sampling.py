@@ -17,7 +17,15 @@ CASES = [
   ('ddim', 'trailing', 100, 0.5),
   ('plms', 'leading', 7, 0.0),
   ('plms', 'trailing', 7, 0.0),
+  ('ddpm', 'karras', 7, 0.0),
+  ('heun', 'karras', 7, 0.0),
+  ('euler', 'log_snr', 7, 0.0),
+  ('dpmpp_2m', 'leading', 7, 0.0),
+  ('dpmpp_2m', 'karras', 1, 0.0),
+  ('dpmpp_2m_sde', 'log_snr', 7, 0.0),
+  ('unipc', 'log_snr', 7, 0.0),
 ]
+DETERMINISTIC = ('ddim', 'plms', 'dpmpp_2m', 'unipc', 'euler', 'heun')
 
 
 def draw(shape=(2, 4, 4, 3), seed=0):
@@ -34,7 +42,26 @@ def test_a_perfect_denoiser_recovers_the_data(solver, spacing, steps, eta):
   np.testing.assert_allclose(z, z_0, atol=1e-4)
 
 
-@pytest.mark.parametrize('solver', SOLVERS)
+@pytest.mark.parametrize('solver', DETERMINISTIC)
+def test_the_scan_is_the_recurrence_in_float64(solver):
+  """On a schedule of the paper's, where the signal goes down to 7%."""
+  fine = schedule.make('linear', 1000, 0.0015, 0.0195)
+  spacing = 'leading' if solver == 'plms' else 'karras'
+  levels = sampling.levels(fine, 12, spacing)
+  table = SOLVERS[solver](levels)
+  _, z_T, keys = draw()
+  level = dict(zip(levels.t, levels.alpha_bar))
+
+  def eps_at(z, t):
+    return oracles.MIXTURE.eps(z, np.sqrt(level[t]), np.sqrt(1 - level[t]))
+
+  exact = oracles.follow(table, np.asarray(z_T, np.float64), eps_at)
+  denoise = oracles.MIXTURE.denoiser(fine)
+  z = jax.jit(sampling.sample, static_argnums=0)(denoise, table, z_T, keys)
+  np.testing.assert_allclose(z, exact, atol=2e-4)
+
+
+@pytest.mark.parametrize('solver', DETERMINISTIC)
 def test_compvis_spacing_stops_one_step_short_of_the_data(solver):
   z_0, z_T, keys = draw()
   table = SOLVERS[solver](sampling.levels(SCHEDULE, 10, 'compvis'))
@@ -70,6 +97,35 @@ def test_what_each_spacing_visits():
   assert visited(3, 'trailing') == [32, 66, 99]
   # The release's quirk: 40 steps of 100 // 40 = 2 are 50.
   assert len(visited(40, 'compvis')) == 50
+
+
+def test_spacings_of_the_noise_level():
+  """Even in what they say, from the schedule's one end to the other."""
+  for spacing, power in (
+    ('karras', lambda s: s ** (1 / 7)),
+    ('log_snr', np.log),
+  ):
+    levels = sampling.levels(SCHEDULE, 9, spacing)
+    size = np.diff(power(np.sqrt(1 / levels.alpha_bar - 1)))
+    np.testing.assert_allclose(size, size[0])
+    np.testing.assert_allclose(levels.t[[0, -1]], [0, 99], atol=1e-9)
+    # t is between timesteps, where lambda is linear.
+    np.testing.assert_allclose(
+      1 / (1 + np.exp(-2 * np.interp(levels.t, range(100),
+                                     SCHEDULE.half_log_snr))),
+      levels.alpha_bar,
+    )  # fmt: skip
+    one = sampling.levels(SCHEDULE, 1, spacing)
+    np.testing.assert_allclose(one.t, 99)
+
+
+def test_spacings_of_the_noise_level_begin_where_there_is_signal():
+  cosine = schedule.make('cosine', 1000)
+  assert cosine.alpha_bar[-1] < 1e-8
+  for spacing in ('karras', 'log_snr'):
+    levels = sampling.levels(cosine, 10, spacing)
+    np.testing.assert_allclose(levels.alpha_bar[-1] ** 0.5, 6.1e-3, rtol=0.01)
+    assert levels.t[-1] < 999
 
 
 def test_where_the_release_crashes_we_say_so():

@@ -50,6 +50,40 @@ def test_no_precision_is_lost_in_the_product():
   )
 
 
+def test_zero_terminal_snr_keeps_the_first_and_empties_the_last():
+  plain = schedule.make('linear', 1000)
+  zero = schedule.make('linear', 1000, zero_terminal_snr=True)
+  np.testing.assert_allclose(zero.alpha_bar[0], plain.alpha_bar[0])
+  assert 0 < zero.alpha_bar[-1] <= 2**-24
+  # Signals are moved and stretched, and keep their proportions.
+  before, after = np.sqrt(plain.alpha_bar), np.sqrt(zero.alpha_bar)
+  np.testing.assert_allclose(
+    np.diff(after[:-1]) / np.diff(before[:-1]),
+    before[0] / (before[0] - before[-1]),
+  )
+  for kind in KINDS[:3]:
+    alpha_bar = schedule.make(kind, 1000, zero_terminal_snr=True).alpha_bar
+    assert (np.diff(alpha_bar) < 0).all()
+
+
+@pytest.mark.parametrize('zero', [False, True])
+def test_levels_between_timesteps(zero):
+  made = schedule.make('linear', 1000, zero_terminal_snr=zero)
+  whole = np.array([0, 1, 500, 998, 999])
+  signal, noise = made.at(whole)
+  assert signal.shape == (5, 1, 1, 1)
+  np.testing.assert_allclose(signal.ravel(), made.signal[whole], rtol=2e-6)
+  np.testing.assert_allclose(noise.ravel(), made.noise[whole], rtol=2e-6)
+  t = np.array([0.25, 500.5, 998.9])
+  signal, noise = made.at(t)
+  np.testing.assert_allclose(signal**2 + noise**2, 1, rtol=1e-6)
+  level = np.log(signal / noise).ravel()
+  np.testing.assert_allclose(
+    level, np.interp(t, np.arange(1000), made.half_log_snr), atol=1e-4
+  )
+  np.testing.assert_allclose(made.timestep(level), t, atol=1e-2)
+
+
 def test_a_schedule_has_no_leaves_to_train_or_trace():
   assert not jax.tree.leaves(schedule.make())
 
@@ -62,6 +96,7 @@ def test_a_schedule_has_no_leaves_to_train_or_trace():
     (dict(start=0.1, end=0.01), 'end=0.01'),
     (dict(end=1.5), 'end=1.5'),
     (dict(num_timesteps=0), 'num_timesteps=0'),
+    (dict(num_timesteps=1, zero_terminal_snr=True), 'not 1'),
   ],
 )
 def test_mistakes_are_named(settings, named):

@@ -75,7 +75,7 @@ def scheduler(kind, spacing, **more):
   )
 
 
-@pytest.mark.parametrize('spacing', sampling.SPACINGS)
+@pytest.mark.parametrize('spacing', ['leading', 'trailing', 'compvis'])
 @pytest.mark.parametrize('num_steps', [4, 50])
 @pytest.mark.parametrize('eta', [0.0, 0.7, 1.0])
 def test_ddim(spacing, num_steps, eta):
