@@ -98,6 +98,12 @@ class _Half(nn.Module):
         x = self.attention(x, f'{side}_{i}_attn_{j}')
     return x
 
+  @property
+  def whole_levels(self) -> range:
+    """Levels that some attention, or the middle, sees whole: see `part`."""
+    last = len(self.multipliers) - 1
+    return range(min((*self.attention_levels, last)), last + 1)
+
   def middle(self, x: Array, train: bool) -> Array:
     x = self.block(x, x.shape[-1], 'mid_block_1', train)
     if self.mid_attention:
@@ -106,19 +112,30 @@ class _Half(nn.Module):
 
 
 class Encoder(_Half):
-  """x [B H W 3] -> [B h w out_channels]."""
+  """x [B H W 3] -> [B h w out_channels].
+
+  `part` 'large' stops where levels are reached that attend, or the last one;
+  'small' goes on from there. The first sees but neighbours, so it can be run
+  in tiles.
+  """
 
   @nn.compact
-  def __call__(self, x: Array, train: bool = False) -> Array:
+  def __call__(self, x: Array, train: bool = False, part: str = 'all') -> Array:
     last = len(self.multipliers) - 1
-    x = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
+    small = self.whole_levels
+    if part != 'small':
+      x = Conv(self.channels, dtype=self.dtype, name='conv_in')(x)
     for i in range(last + 1):
+      if part not in ('all', 'small' if i in small else 'large'):
+        continue
       x = self.level(x, i, self.num_res_blocks, 'down', train)
       if i < last:
         right_and_bottom = ((0, 1), (0, 1))
         x = Downsample(
           right_and_bottom, dtype=self.dtype, name=f'down_{i}_downsample'
         )(x)
+    if part == 'large':
+      return x
     x = self.middle(x, train)
     x = nn.silu(_Norm(self.norm_groups, dtype=self.dtype, name='norm_out')(x))
     return Conv(self.out_channels, dtype=self.dtype, name='conv_out')(x)
@@ -128,23 +145,31 @@ class Decoder(_Half):
   """z [B h w c] -> the last convolution's input [B H W channels].
 
   `conv_out` is left to the caller: the adaptive discriminator weight is a
-  ratio of gradients at its kernel.
+  ratio of gradients at its kernel. `part` is as the encoder's, from 'small' to
+  'large'.
   """
 
   def setup(self):
     self.conv_out = Conv(self.out_channels, dtype=self.dtype)
 
   @nn.compact
-  def __call__(self, z: Array, train: bool = False) -> Array:
+  def __call__(self, z: Array, train: bool = False, part: str = 'all') -> Array:
     last = len(self.multipliers) - 1
-    width = self.channels * self.multipliers[last]
-    x = Conv(width, dtype=self.dtype, name='conv_in')(z)
-    x = self.middle(x, train)
+    small = self.whole_levels
+    x = z
+    if part != 'large':
+      width = self.channels * self.multipliers[last]
+      x = Conv(width, dtype=self.dtype, name='conv_in')(x)
+      x = self.middle(x, train)
     for i in reversed(range(last + 1)):
+      if part not in ('all', 'small' if i in small else 'large'):
+        continue
+      if i < last:
+        x = Upsample(dtype=self.dtype, name=f'up_{i + 1}_upsample')(x)
       # One block more per level than the encoder.
       x = self.level(x, i, self.num_res_blocks + 1, 'up', train)
-      if i > 0:
-        x = Upsample(dtype=self.dtype, name=f'up_{i}_upsample')(x)
+    if part == 'small':
+      return x
     return nn.silu(
       _Norm(self.norm_groups, dtype=self.dtype, name='norm_out')(x)
     )
@@ -228,6 +253,30 @@ class _Autoencoder(nn.Module):
     """The decoder's last convolution: h [B H W channels] -> [B H W 3]."""
     return self.decoder.conv_out(h).astype(jnp.float32)
 
+  def codes(self, z: Array) -> Array:
+    """What of a latent the decoder is given."""
+    return z
+
+  def decode(self, z: Array) -> Array:
+    """z [B h w c] -> images [B H W 3]; VQ quantises first, so any z will do."""
+    return self.head(self.decoder(self.post_quant_conv(self.codes(z))))
+
+  # The same in two parts, one of which can be run in tiles: first_stage.tiles.
+
+  def encode_large(self, x: Array) -> Array:
+    return self.encoder(x, part='large')
+
+  def encode_small(self, h: Array) -> Array:
+    """What `encode` gives without rng."""
+    z = self.quant_conv(self.encoder(h, part='small')).astype(jnp.float32)
+    return z[..., : self.embed_dim]  # Of moments, the mean.
+
+  def decode_small(self, z: Array) -> Array:
+    return self.decoder(self.post_quant_conv(self.codes(z)), part='small')
+
+  def decode_large(self, h: Array) -> Array:
+    return self.head(self.decoder(h, part='large'))
+
   def features(
     self, x: Array, rng: Array | None = None, train: bool = False
   ) -> tuple[Array, dict[str, Array]]:
@@ -261,9 +310,6 @@ class AutoencoderKL(_Autoencoder):
     """A sample of the posterior with rng (see `sample`), else its mode."""
     return sample(*self.moments(x), rng)
 
-  def decode(self, z: Array) -> Array:
-    return self.head(self.decoder(self.post_quant_conv(z)))
-
   def bottleneck(self, x: Array, rng: Array | None, train: bool):
     mean, logvar = self.moments(x, train)
     z = sample(mean, logvar, rng)
@@ -287,10 +333,11 @@ class AutoencoderVQ(_Autoencoder, kw_only=True):
     del rng
     return self.moments(x)[0]
 
-  def decode(self, z: Array) -> Array:
-    """Quantises first, so z may be any latent."""
-    quantized, _ = self.quantize(z.astype(jnp.float32))
-    return self.head(self.decoder(self.post_quant_conv(quantized)))
+  def codes(self, z: Array) -> Array:
+    """The nearest codes; to gradients it is the identity."""
+    z = z.astype(jnp.float32)
+    quantized, _ = self.quantize(z)
+    return quantized + (z - jax.lax.stop_gradient(z))  # Adds 0, bit for bit.
 
   def bottleneck(self, x: Array, rng: Array | None, train: bool):
     del rng
