@@ -173,7 +173,9 @@ def parts(config: Mapping[str, Any]) -> Parts:
       **shared,
     )
     built.model.unet.check()
-    built.sampling.table(schedule)  # Checks that there is one.
+    # Pictures are drawn hours after the start: what they need is checked now.
+    built.sampling.table(schedule)
+    built.sampling.thresholded(pixels=built.first_stage.downsampling == 1)
   else:
     raise UserError(
       f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion'."

@@ -282,6 +282,16 @@ SPACINGS = {
   ('leading', 1, False): 'compvis',
   ('trailing', 0, True): 'trailing',
 }
+SAMPLERS = {
+  'DDIMScheduler': 'ddim',
+  'DDPMScheduler': 'ddpm',
+  'DPMSolverMultistepScheduler': 'dpmpp_2m',
+  'EulerAncestralDiscreteScheduler': 'euler_ancestral',
+  'EulerDiscreteScheduler': 'euler',
+  'HeunDiscreteScheduler': 'heun',
+  'PNDMScheduler': 'plms',
+  'UniPCMultistepScheduler': 'unipc',
+}
 
 
 def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
@@ -297,35 +307,61 @@ def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
     schedule['end'] = c.number('beta_end', 0.02)
   if c.get('trained_betas') is not None:
     raise c.wrong('trained_betas', '[...]', 'null: a schedule with a name')
-  c.fixed(rescale_betas_zero_snr=False, thresholding=False)
+  c.fixed(thresholding=False)
+  if c.flag('rescale_betas_zero_snr', False):
+    schedule['zero_terminal_snr'] = True
   loss = {'prediction': c.choice('prediction_type', PREDICTIONS, 'epsilon')}
 
   name = c.class_name
-  plms = name == 'PNDMScheduler'
+  sampler, own = _sampler(c, notes)
+  plms = sampler == 'plms'
   final = c.get('set_alpha_to_one', not plms)
   offset = c.get('steps_offset', 0)
   spacing = c.get('timestep_spacing', 'leading')
   if spacing == 'trailing':
     offset = 0  # They do not use it there.
   found = SPACINGS.get((spacing, offset, final))
+  if own == 'log_snr' and spacing != 'trailing':
+    found = None  # Theirs skips the timestep next to the data.
+  if c.get('use_karras_sigmas', False):
+    found = 'karras'
   if found is None:
     notes.append(
       f'{place}: timestep_spacing={spacing!r}, steps_offset={offset}, '
-      f"set_alpha_to_one={final} has no equal here; spacing='leading' is used."
+      f'set_alpha_to_one={final} has no equal here; spacing={own!r} is used.'
     )
-  if name not in ('DDIMScheduler', 'PNDMScheduler'):
-    notes.append(f'{place}: {name} is not a sampler here; DDIM is used.')
   if plms and not values.get('skip_prk_steps', False):
     notes.append(
       f'{place}: it begins with Runge-Kutta steps (skip_prk_steps=false); '
       'ours begins as the release does.'
     )
-  if name == 'DDIMScheduler' and values.get('clip_sample', True):
+  if name in ('DDIMScheduler', 'DDPMScheduler') and values.get(
+    'clip_sample', True
+  ):
     notes.append(
       f'{place}: it clips predicted latents to [-1, 1] (clip_sample); ours '
       'does not.'
     )
-  sampling = {
-    'sampler': 'plms' if plms else 'ddim', 'spacing': found or 'leading',
-  }  # fmt: skip
+  sampling = {'sampler': sampler, 'spacing': found or own}
   return schedule, loss, sampling, notes
+
+
+def _sampler(c: Component, notes: list) -> tuple[str, str]:
+  """(our sampler, the spacing that suits it) of a scheduler of theirs."""
+  sampler = SAMPLERS.get(c.class_name)
+  if sampler is None:
+    notes.append(
+      f'{c.place}: {c.class_name} is not a sampler here; DDIM is used.'
+    )
+    return 'ddim', 'leading'
+  if sampler not in ('dpmpp_2m', 'unipc'):
+    return sampler, 'leading'
+  kind, order = c.get('algorithm_type'), c.get('solver_order', 2)
+  if sampler == 'dpmpp_2m' and kind == 'sde-dpmsolver++':
+    sampler = 'dpmpp_2m_sde'
+  elif kind not in (None, 'dpmsolver++') or order != 2:
+    notes.append(
+      f'{c.place}: algorithm_type={kind!r}, solver_order={order} is no '
+      f'sampler here; {sampler!r} of order 2 is used.'
+    )
+  return sampler, 'log_snr'

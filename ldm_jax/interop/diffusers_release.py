@@ -184,9 +184,14 @@ def scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
   s = {'kind': 'linear', 'num_timesteps': 1000, 'start': 0.0015, 'end': 0.0195}
   s |= _set(config.get('schedule', {}))
   sampling = _set(config.get('sampling', {}))
-  spacing = sampling.get('spacing', 'leading')
+  # DDIM and PNDM visit whole timesteps; the run's own solver is not exported.
+  spacing = sampling.get('spacing')
+  if spacing not in SPACINGS.values():
+    spacing = 'leading'
   name, offset, to_one = _BY_OURS(SPACINGS)[spacing]
+  zero = s.get('zero_terminal_snr', False)
   plms = sampling.get('sampler') == 'plms' and spacing != 'trailing'
+  plms = plms and not zero  # Their PNDM has none.
   prediction = config.get('loss', {}).get('prediction', 'eps')
   result = {
     '_class_name': 'PNDMScheduler' if plms else 'DDIMScheduler',
@@ -198,6 +203,7 @@ def scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     'set_alpha_to_one': to_one,
     'steps_offset': offset,
     'timestep_spacing': name,
+    **({'rescale_betas_zero_snr': True} if zero else {}),
     **({'skip_prk_steps': True} if plms else {'clip_sample': False}),
   }
   if s['kind'] in SCHEDULES.values():

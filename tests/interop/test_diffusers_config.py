@@ -150,6 +150,16 @@ def test_schedulers():
   assert trailing[2]['spacing'] == 'trailing' and not trailing[3]
   v = read(**ddim, prediction_type='v_prediction')
   assert v[1] == {'prediction': 'v'}
+  zero = read(**ddim, rescale_betas_zero_snr=True)
+  assert zero[0]['zero_terminal_snr'] is True
+  karras = read(
+    _class_name='DPMSolverMultistepScheduler',
+    algorithm_type='sde-dpmsolver++',
+    use_karras_sigmas=True,
+  )
+  assert karras[2:] == (
+    {'sampler': 'dpmpp_2m_sde', 'spacing': 'karras'}, [],
+  )  # fmt: skip
   cosine = read(**(ddim | dict(beta_schedule='squaredcos_cap_v2')))
   assert cosine[0] == dict(kind='cosine', num_timesteps=1000)
 
@@ -157,7 +167,11 @@ def test_schedulers():
 @pytest.mark.parametrize(
   ('values', 'told'),
   [
-    (dict(_class_name='EulerDiscreteScheduler'), 'EulerDiscreteScheduler'),
+    (dict(_class_name='LMSDiscreteScheduler'), 'LMSDiscreteScheduler'),
+    (dict(_class_name='UniPCMultistepScheduler',
+          timestep_spacing='linspace'), "spacing='log_snr' is used"),
+    (dict(_class_name='DPMSolverMultistepScheduler', solver_order=3,
+          use_karras_sigmas=True), 'solver_order=3'),
     (dict(_class_name='PNDMScheduler', set_alpha_to_one=True), 'Runge-Kutta'),
     (dict(_class_name='DDIMScheduler'), 'clip_sample'),
     (dict(_class_name='DDIMScheduler', clip_sample=False,
@@ -174,7 +188,6 @@ def test_what_a_sampler_of_theirs_does_otherwise_is_told(values, told):
   [
     {'beta_schedule': 'sigmoid'},
     {'trained_betas': [0.1, 0.2]},
-    {'rescale_betas_zero_snr': True},
     {'prediction_type': 'flow'},
     {'num_train_timesteps': 'many'},
   ],

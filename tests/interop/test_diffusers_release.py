@@ -93,6 +93,19 @@ def test_schedulers_come_back(kind, prediction, spacing):
   assert not notes
 
 
+@pytest.mark.parametrize('spacing', ['', 'karras', 'log_snr'])
+def test_solvers_without_a_scheduler_go_as_ddim(spacing):
+  config = {
+    'schedule': dict(zero_terminal_snr=True),
+    'loss': dict(prediction='v'),
+    'sampling': dict(sampler='dpmpp_2m', spacing=spacing),
+  }
+  written = diffusers_release.scheduler(config)
+  schedule, _, sampling, notes = diffusers_config.scheduler(written, 'x')
+  assert sampling == {'sampler': 'ddim', 'spacing': 'leading'} and not notes
+  assert schedule['zero_terminal_snr'] is True
+
+
 def test_a_schedule_without_a_name_there_goes_as_its_betas():
   config = {'schedule': dict(kind='sqrt', num_timesteps=9, start=0.01)}
   beta = diffusers_release.scheduler(config)['trained_betas']
