@@ -1,6 +1,7 @@
 """Attention, behind one door."""
 
 import functools
+import math
 
 import flax.linen as nn
 import jax
@@ -9,6 +10,10 @@ from absl import logging
 
 from ldm_jax.nn.layers import Dtype, GroupNorm
 from ldm_jax.types import Array, UserError
+
+# Most logits at once, 1 GiB; queries beyond are walked in parts, as images of
+# a megapixel need.
+_TABLE_ELEMENTS = 2**28
 
 BACKENDS = ('xla', 'cudnn', 'tpu_flash')
 
@@ -69,6 +74,31 @@ def _log_once(backend: str, why: str):
 
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
+  parts = 1 if causal else _query_parts(q.shape, k.shape)
+  if parts == 1:
+    return _attend_whole(q, k, v, causal)
+  b, n, h, d = q.shape
+  split = q.reshape(b, parts, n // parts, h, d).swapaxes(0, 1)
+  y = jax.lax.map(lambda part: _attend_whole(part, k, v, False), split)
+  return y.swapaxes(0, 1).reshape(b, n, h, -1)
+
+
+def _query_parts(q_shape, k_shape) -> int:
+  """How many parts of queries keep a table of logits within its limit."""
+  sizes = (*q_shape[:3], k_shape[1])
+  if not all(
+    isinstance(size, int) for size in sizes
+  ):  # Of an exported program.
+    return 1
+  parts = 1
+  while math.prod(sizes) // parts > _TABLE_ELEMENTS:
+    if q_shape[1] % (2 * parts):
+      break
+    parts *= 2
+  return parts
+
+
+def _attend_whole(q: Array, k: Array, v: Array, causal: bool) -> Array:
   # q and k are each scaled by D^-1/4, as released: in half precision the
   # product stays in range.
   scale = q.shape[-1] ** -0.25

@@ -154,3 +154,14 @@ def test_positions_have_no_order():
   np.testing.assert_allclose(
     block.apply({'params': params}, x[:, ::-1]), y[:, ::-1], atol=1e-5
   )
+
+
+def test_a_large_table_is_walked_in_parts(monkeypatch):
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (2, n, 2, 8))
+    for i, n in enumerate((12, 10, 10))
+  )
+  whole = attention.attend(q, k, v, 'xla')
+  monkeypatch.setattr(attention, '_TABLE_ELEMENTS', 2 * 2 * 4 * 10)
+  assert attention._query_parts(q.shape, k.shape) == 4
+  np.testing.assert_allclose(attention.attend(q, k, v, 'xla'), whole, atol=1e-6)
