@@ -1,87 +1,144 @@
-"""Measures a run, or a folder of samples.
+"""Measures a run as the paper's tables do, or images against images.
 
-python evaluate.py --workdir=runs/kl --metrics=psnr
-python evaluate.py --samples=out --metrics=scene_accuracy
+  python evaluate.py --workdir=runs/ldm --num=50000 --inception=FILE.pth
+  python evaluate.py --workdir=runs/kl --metrics=psnr,ssim,random_rfrechet
+  python evaluate.py --samples=out --reference=photos --metrics=fid,kid \
+    --inception=FILE.pth --protocol=adm
+  python evaluate.py --workdir=runs/ldm --sweep_steps=10,25,50 \
+    --sweep_guidance=1,2.5,5
+
+Writes report.json and report.html; docs/evaluation.md says what the numbers
+mean. A killed evaluation, started again, goes on.
 """
 
-import json
-import pathlib
-
-import numpy as np
 from absl import flags
 
-import ldm_jax
-from ldm_jax import cli
-from ldm_jax.data import pipeline as data
-from ldm_jax.data import sources
-from ldm_jax.evaluation import gallery, reconstruction, scene_accuracy
+from ldm_jax import cli, measure, sweep
+from ldm_jax.evaluation import protocols
+from ldm_jax.generate import Settings
+from ldm_jax.session import NAMES, Options
+from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
-_SAMPLES = flags.DEFINE_string('samples', None, 'A folder sample.py wrote.')
-_METRICS = flags.DEFINE_list('metrics', None, 'psnr, scene_accuracy.')
-_NUM = flags.DEFINE_integer(
-  'num', 1000, 'Held-out images for psnr.', allow_override=True
+
+def _define(kind, name, default, text):
+  # sample.py has flags of the same names, and tests import both.
+  return kind(name, default, text, allow_override=True)
+
+
+_string = lambda *a: _define(flags.DEFINE_string, *a)
+_integer = lambda *a: _define(flags.DEFINE_integer, *a)
+_float = lambda *a: _define(flags.DEFINE_float, *a)
+_list = lambda *a: _define(flags.DEFINE_list, *a)
+
+_WORKDIR = _string('workdir', None, 'A run.')
+_STEP = _integer('step', None, 'Checkpoint; the newest if unset.')
+_SAMPLES = _string(
+  'samples', None, 'Images to measure: a folder, or an .npz with arr_0.'
 )
-_BATCH = flags.DEFINE_integer(
-  'batch_size', 50, 'Images at once.', allow_override=True
+_REFERENCE = _string(
+  'reference',
+  None,
+  'What to compare with: a folder, an .npz (arr_0, mu, sigma), or a split of '
+  "the run's data; its training split if unset.",
 )
+_REFERENCE_NUM = _integer('reference_num', 0, 'Its first images; 0 is all.')
+_METRICS = _list('metrics', None, ', '.join(NAMES))
+_PROTOCOL = _string(
+  'protocol', 'torch-fidelity', ' or '.join(protocols.PROTOCOLS)
+)
+_KID_SUBSET = _integer('kid_subset_size', None, 'Images of a subset of KID.')
+_INCEPTION = _string(
+  'inception',
+  None,
+  'pt_inception-2015-12-05-6726825d.pth, or classify_image_graph_def.pb.',
+)
+_VGG = _string('vgg', None, "vgg16-397923af.pth, for neighbours' features.")
+_LPIPS = _string(
+  'lpips', None, 'A folder with vgg16-397923af.pth and vgg.pth (0.1).'
+)
+_OUT = _string('out', None, 'Where the report goes; beside what is measured.')
+_CACHE = _string('cache', None, 'Folder of the statistics of references.')
+_SAVE_NPZ = _string(
+  'save_npz', None, "Write samples and statistics in ADM's format."
+)
+_NUM = _integer('num', None, 'Images to draw, or to reconstruct; 1000.')
+_INPUTS = _string(
+  'inputs', None, "Conditions: a split of the run's data, or 'balanced'."
+)
+_BATCH = _integer('batch_size', 50, 'Images at once.')
+_STEPS = _integer('steps', 50, 'Sampling steps.')
+_SAMPLER = _string('sampler', 'ddim', 'The solver.')
+_SPACING = _string('spacing', 'leading', 'Of the timesteps.')
+_ETA = _float('eta', 0.0, '0 deterministic, 1 ancestral.')
+_GUIDANCE = _float('guidance', 1.0, 'Classifier-free scale.')
+_SEED = _integer('seed', 0, 'Decides all noise.')
+_SWEEP = {
+  'steps': (_list('sweep_steps', None, 'Several, such as 10,25,50.'), int),
+  'eta': (_list('sweep_eta', None, 'Several.'), float),
+  'guidance': (_list('sweep_guidance', None, 'Several.'), float),
+}
 
 
 def main() -> int:
-  table = {'psnr': measure_psnr, 'scene_accuracy': measure_scenes}
-  if not _METRICS.value:
-    raise UserError(f'--metrics is missing; known: {", ".join(table)}.')
-  for name in _METRICS.value:
-    if name not in table:
-      raise UserError(
-        f'--metrics={name!r} is unknown; known: {", ".join(table)}.'
-      )
-  report = {name: table[name]() for name in _METRICS.value}
-  folder = pathlib.Path(_WORKDIR.value or _SAMPLES.value)
-  path = folder / 'report.json'
-  path.write_text(json.dumps(report, indent=2) + '\n')
-  for name, values in report.items():
-    print(f'{name}: ' + ', '.join(f'{k} {v:.4g}' for k, v in values.items()))
-  if _SAMPLES.value:
-    print(f'Gallery: {folder / "index.html"}')
+  options, grid = options_of_flags(), grid_of_flags()
+  parallel.initialize()
+  if grid is None:
+    measure.evaluate(options)
+  else:
+    sweep.run(options, grid)
   return 0
 
 
-def measure_psnr() -> dict[str, float]:
-  """Reconstruction PSNR over held-out images, in pixels of 8 bits."""
-  if _WORKDIR.value is None:
-    raise UserError('--metrics=psnr needs --workdir, a run.')
-  ldm = ldm_jax.load(_WORKDIR.value)
-  spec = ldm.parts.data
-  source = sources.open_source(spec, spec.eval_split)
-  found = []
-  for batch in data.eval_batches(
-    source,
-    ldm.parts.prepare,
-    spec,
+def options_of_flags() -> Options:
+  """What the flags say, checked before anything is opened."""
+  protocol = protocols.find(_PROTOCOL.value, kid_subset_size=_KID_SUBSET.value)
+  return Options(
+    workdir=_WORKDIR.value or '',
+    step=_STEP.value,
+    samples=_SAMPLES.value or '',
+    reference=_REFERENCE.value or '',
+    metrics=tuple(_METRICS.value or ()),
+    num=1000 if _NUM.value is None else _NUM.value,
+    reference_num=_REFERENCE_NUM.value,
+    inputs=_INPUTS.value or '',
     batch_size=_BATCH.value,
-    limit=_NUM.value,
-  ):
-    again = np.asarray(ldm.decode(ldm.encode(batch['image'])))
-    pixels = lambda x: np.round((np.clip(x, -1, 1) + 1) * 127.5)
-    values = reconstruction.psnr(pixels(batch['image']), pixels(again), 255)
-    found.append(values[batch['example_id'] >= 0])
-  found = np.concatenate(found)
-  return {'psnr': float(found.mean()), 'images': len(found)}
+    inception=_INCEPTION.value or '',
+    vgg=_VGG.value or '',
+    lpips=_LPIPS.value or '',
+    cache=_CACHE.value or '',
+    out=_OUT.value or '',
+    save_npz=_SAVE_NPZ.value or '',
+    settings=Settings(
+      steps=_STEPS.value,
+      sampler=_SAMPLER.value,
+      spacing=_SPACING.value,
+      eta=_ETA.value,
+      guidance=_GUIDANCE.value,
+      seed=_SEED.value,
+    ),
+    protocol=protocol,
+  )
 
 
-def measure_scenes() -> dict[str, float]:
-  if _SAMPLES.value is None:
-    raise UserError('--metrics=scene_accuracy needs --samples, a gallery.')
-  images, rows = gallery.read_images(_SAMPLES.value)
-  if any('text' not in row for row in rows):
-    raise UserError(
-      f'{_SAMPLES.value} does not say which captions it was drawn from; '
-      'sample with metadata and prompts.'
-    )
-  captions = [row['text'] for row in rows]
-  return scene_accuracy.scene_accuracy(images, captions)
+def grid_of_flags() -> sweep.Grid | None:
+  """The sweep, if there is one; what it does not vary is as in --steps..."""
+  if not any(flag.value for flag, _ in _SWEEP.values()):
+    return None
+  single = {
+    'steps': _STEPS.value,
+    'eta': _ETA.value,
+    'guidance': _GUIDANCE.value,
+  }
+  values = {}
+  for name, (flag, kind) in _SWEEP.items():
+    try:
+      values[name] = [kind(v) for v in flag.value or [single[name]]]
+    except ValueError as error:
+      raise UserError(
+        f'--sweep_{name}={",".join(flag.value)} must be numbers: {error}.'
+      ) from error
+  return sweep.Grid(**values)
 
 
 if __name__ == '__main__':

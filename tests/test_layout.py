@@ -31,11 +31,13 @@ ALLOWED = {
   'run': CORE
   | {'build', 'evaluation', 'interop', 'pipeline', 'training', '__init__'},
   'dry_run': {'build', 'run', 'training', 'types'},
+  'portable': {'data', 'diffusion', 'nn', 'pipeline', 'types'},
+  'weights': {'build', 'interop', 'types'},
   '__init__': {'pipeline'},
 }
 SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
-  'interop', 'data', 'types', '__init__',
+  'interop', 'data', 'types', 'portable', 'weights', '__init__',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}

@@ -1,0 +1,132 @@
+"""Many images of a run, for its evaluation: drawn into shards on disk."""
+
+import dataclasses
+import functools
+import hashlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldm_jax.data import given, sources
+from ldm_jax.evaluation.shards import Shards
+from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.types import UserError
+
+BALANCED = 'balanced'  # Classes in turn, in place of a split's labels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How images are drawn; equal settings draw equal images."""
+
+  steps: int = 50
+  sampler: str = 'ddim'
+  spacing: str = 'leading'
+  eta: float = 0.0
+  guidance: float = 1.0
+  seed: int = 0
+
+
+class Conditions:
+  """What image k is drawn from, for any k: a split's examples, in turn.
+
+  Attributes:
+    told: what `of` tells of each image: 'text', 'label', ...
+  """
+
+  def __init__(self, ldm: LatentDiffusionPipeline, split: str, seed: int):
+    self._ldm, self._seed = ldm, seed
+    blank = ldm.parts.prepare.blank(ldm.parts.data.size)
+    balanced = set(blank) == {'label'}
+    self.split = split or (BALANCED if balanced else ldm.parts.data.eval_split)
+    if not blank:
+      self.split = ''
+    if self.split == BALANCED and not balanced:
+      raise UserError(
+        f'--inputs={BALANCED} is for class-conditional runs; name a split of '
+        'the data.'
+      )
+
+  @functools.cached_property
+  def _source(self):
+    return sources.open_source(self._ldm.parts.data, self.split)
+
+  def of(
+    self, first: int, num: int
+  ) -> tuple[dict[str, list], dict[str, np.ndarray]]:
+    """(what to tell of images `first` and on, the arrays of the task)."""
+    if not self.split:
+      return {}, {}
+    if self.split == BALANCED:
+      config = self._ldm.config
+      # The last row of the table is the null, where there is one.
+      classes = config.task['num_classes'] - (config.null_prob > 0)
+      labels = (first + np.arange(num)) % classes
+      return {'label': labels.tolist()}, {'label': labels.astype(np.int32)}
+    parts = self._ldm.parts
+    return given.conditions(
+      self._source, parts.prepare, parts.data, num, self._seed, first
+    )
+
+
+def weights_digest(ldm: LatentDiffusionPipeline) -> str:
+  """Of all parameters: images of other weights must not be mixed."""
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(dict(ldm.params)):
+    found.update(jax.tree_util.keystr(path).encode())
+    found.update(np.ascontiguousarray(leaf).tobytes())
+  return found.hexdigest()[:16]
+
+
+def draw(
+  ldm: LatentDiffusionPipeline,
+  folder: str,
+  num: int,
+  settings: Settings,
+  conditions: Conditions,
+  batch_size: int,
+  say=print,
+) -> tuple[Shards, dict[str, Any]]:
+  """Images 0 to num - 1 of a run, those that are not there yet.
+
+  Each process draws its share of the shards. Image k depends on the settings,
+  the weights, its conditions and k; a shard is one batch, so that a run that
+  was killed draws the rest by the same program, and so the same bits.
+
+  Returns:
+    the shards, and {'drawn', 'seconds', 'images_per_second'}: of the batches
+    after the first, which compiles.
+  """
+  about = {
+    **dataclasses.asdict(settings),
+    'inputs': conditions.split,
+    'size': ldm.parts.data.size,
+    'weights': weights_digest(ldm),
+  }
+  shards = Shards.create(folder, num, batch_size, about)
+  missing = list(shards.missing(jax.process_index(), jax.process_count()))
+  if missing and len(missing) * batch_size < num:
+    say(f'{folder}: going on; {len(missing)} of its shards are missing.')
+  begin, seconds, drawn = time.monotonic(), 0.0, 0
+  for done, first in enumerate(missing, 1):
+    _, inputs = conditions.of(first, batch_size)
+    start = time.monotonic()
+    images = ldm.sample(
+      batch_size,
+      first=first,
+      batch_size=batch_size,
+      **dataclasses.asdict(settings),
+      **inputs,
+    )
+    if done > 1:
+      seconds += time.monotonic() - start
+      drawn += batch_size
+    shards.write(first, images)
+    rate = done * batch_size / (time.monotonic() - begin)
+    left = (len(missing) - done) * batch_size / rate
+    say(f'{done}/{len(missing)} shards, {rate:.2f} images/s, {left:.0f}s left')
+  pace = {'drawn': len(missing) * batch_size, 'seconds': seconds}
+  pace['images_per_second'] = drawn / seconds if drawn else None
+  return shards, pace

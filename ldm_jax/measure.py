@@ -1,0 +1,121 @@
+"""What evaluate.py does with a session: numbers, pictures, a report."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+import ldm_jax
+from ldm_jax.evaluation import gallery, report
+from ldm_jax.session import RECONSTRUCTION, Options, Session
+
+_SHOWN = 64  # Samples in the report's picture.
+
+
+def evaluate(options: Options, say=print) -> dict[str, Any]:
+  """Measures, and writes the report; returns it."""
+  session = Session(options, say)
+  begin = time.time()
+  metrics, pictures = {}, {}
+  of_samples = [name for name in session.metrics if name not in RECONSTRUCTION]
+  if of_samples:
+    samples = session.samples
+    if jax.process_index():
+      return {}  # Its images are drawn; the first process measures.
+    metrics |= session.sample_numbers(samples)
+    if 'neighbours' in of_samples:
+      pictures |= session.neighbour_picture()
+    shown = samples.take(_SHOWN)
+    if len({image.shape for image in shown}) == 1:
+      pictures |= {'Samples': gallery.grid(shown)}
+  metrics |= session.reconstruction_numbers()
+  content = {
+    'metrics': metrics,
+    'notes': notes(session, metrics),
+    **about(session),
+    'seconds': round(time.time() - begin, 1),
+  }
+  charts = {}
+  if options.workdir:
+    # Written twice: so that this step is in the charts too.
+    report.write(session.out, title(options), content)
+    charts = report.training_charts(options.workdir)
+  page = report.write(session.out, title(options), content, pictures, charts)
+  for name, value in metrics.items():
+    say(f'{report.title_of(name)}: {value:.5g}')
+  say(f'Report: {page}')
+  return content
+
+
+def title(options: Options) -> str:
+  return f'Evaluation of {options.samples or options.workdir}'
+
+
+def notes(session: Session, metrics: Mapping[str, float]) -> list[str]:
+  """What a reader must know to compare the numbers."""
+  found = []
+  if any(name.startswith('random_') for name in metrics):
+    found.append(
+      'The random-feature Fréchet distance is taken in a fixed random '
+      'convolutional network, because it needs no weights. It ranks images '
+      'of one data set; it is not FID and must not be compared with one.'
+    )
+  count = session.samples.count if 'fid' in metrics else 50_000
+  if count < 50_000:
+    found.append(
+      f'FID of {count} images is biased upward; the paper uses 50,000.'
+    )
+  if (
+    session.options.inception
+    and not session.inception.about['is_the_published_file']
+  ):
+    found.append('Inception’s weights are not those of the published file.')
+  return found
+
+
+def about(session: Session) -> dict[str, Any]:
+  """Everything that the numbers depend on."""
+  options, found = session.options, {}
+  if options.workdir:
+    found |= {'workdir': options.workdir, 'step': session.step}
+  opened = session.__dict__  # Of cached properties: those that were used.
+  for name in ('samples', 'reference'):
+    if name in opened:
+      images = opened[name]
+      found[name] = {'name': images.name, 'count': images.count}
+  if 'samples' in opened and not options.samples:
+    found['drawn_with'] = {
+      **dataclasses.asdict(options.settings),
+      'conditions': session.conditions.split or 'none',
+    }
+  for name in ('inception', 'random'):
+    if name in opened:
+      network = opened[name]
+      found[f'{name}_network'] = {
+        'name': network.name,
+        'digest': network.digest[:16],
+        'resize': f'{network.size}, bilinear as TensorFlow 1'
+        if network.size
+        else 'none',
+        **network.about,
+      }
+  if 'inception' in opened:
+    found['protocol'] = dataclasses.asdict(options.protocol)
+  found['pace'] = session.pace
+  found['versions'] = versions()
+  return found
+
+
+def versions() -> dict[str, str]:
+  device = jax.devices()[0]
+  return {
+    'ldm_jax': ldm_jax.__version__,
+    **{name: importlib.metadata.version(name)
+       for name in ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'pillow')},
+    'python': platform.python_version(),
+    'devices': f'{jax.device_count()} x {device.device_kind}',
+  }  # fmt: skip

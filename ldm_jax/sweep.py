@@ -1,0 +1,85 @@
+"""One command over steps, eta and guidance: quality against speed."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ldm_jax import measure
+from ldm_jax.evaluation import gallery, report
+from ldm_jax.session import RECONSTRUCTION, Options, Session
+from ldm_jax.types import UserError
+
+_PACE = 'pace.json'
+_SHOWN = 8  # Samples of each setting in the report.
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+  """The settings of a sweep: every combination."""
+
+  steps: Sequence[int]
+  eta: Sequence[float]
+  guidance: Sequence[float]
+
+  def rows(self) -> list[dict[str, Any]]:
+    """Settings, those of one program side by side.
+
+    Only the number of steps, and whether there is guidance at all, are in the
+    program; scales and etas are its arguments.
+    """
+    found = itertools.product(self.steps, self.eta, self.guidance)
+    rows = [dict(steps=s, eta=e, guidance=g) for s, e, g in found]
+    return sorted(rows, key=lambda r: (r['steps'], r['guidance'] != 1))
+
+
+def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
+  """Draws and measures each setting, and writes one report; returns it.
+
+  Goes on where it was stopped: images, and how fast they came, are kept.
+  """
+  session = Session(options, say)
+  if session.is_first_stage or options.samples:
+    raise UserError('A sweep draws samples: it needs --workdir, no --samples.')
+  wrong = [name for name in session.metrics if name in RECONSTRUCTION]
+  if options.metrics and wrong:
+    raise UserError(f'--metrics={wrong[0]} does not change in a sweep.')
+  out = session.out / 'sweep'
+  rows, shown, table = [], [], grid.rows()
+  for number, row in enumerate(table, 1):
+    name = ' '.join(f'{k} {v:g}' for k, v in row.items())
+    say(f'[{number}/{len(table)}] {name}')
+    settings = dataclasses.replace(options.settings, **row)
+    folder = out / name.replace(' ', '_')
+    samples = session.drawn(settings, folder)
+    speed = _speed(folder, session.pace['generation'])
+    numbers = session.sample_numbers(samples)
+    rows.append({**row, 'images_per_second': speed, 'metrics': numbers})
+    shown += samples.take(_SHOWN)
+    say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in numbers.items()))
+  content = {
+    'sweep': rows,
+    'notes': measure.notes(session, rows[0]['metrics']),
+    **measure.about(session),
+    'num': options.num,
+  }
+  content.pop('drawn_with', None)
+  columns = min(_SHOWN, options.num)
+  pictures = {
+    'Samples, a row for each setting of the table': gallery.grid(shown, columns)
+  }
+  title = f'Sweep of {options.workdir}'
+  page = report.write(out, title, content, pictures, report.sweep_charts(rows))
+  say(f'Report: {page}')
+  return content
+
+
+def _speed(folder, pace) -> float | None:
+  """Images per second: measured now, or when they were drawn."""
+  path = folder / _PACE
+  if pace['images_per_second'] is not None:
+    path.write_text(json.dumps(pace))
+  elif path.exists():
+    return json.loads(path.read_text())['images_per_second']
+  return pace['images_per_second']
