@@ -25,7 +25,10 @@ ALLOWED = {
   'interop': {'first_stage', 'models', 'diffusion', 'types'},
   'sections': {'types'},
   'build': CORE | {'sections', 'training'},
-  'pipeline': {'build', 'diffusion', 'nn', 'training', 'types'},
+  'edits': {'data', 'types'},
+  'pipeline': {
+    'build', 'diffusion', 'edits', 'first_stage', 'nn', 'training', 'types',
+  },
   # The scripts' own halves.
   'cli': {'types'},
   'run': CORE
@@ -33,11 +36,26 @@ ALLOWED = {
   'dry_run': {'build', 'run', 'training', 'types'},
   'portable': {'data', 'diffusion', 'nn', 'pipeline', 'types'},
   'weights': {'build', 'interop', 'types'},
+  'generate': {'data', 'evaluation', 'pipeline', 'types'},
+  'session': {
+    'data',
+    'evaluation',
+    'first_stage',
+    'generate',
+    'interop',
+    'training',
+    'types',
+    '__init__',
+  },
+  'measure': {'evaluation', 'session', '__init__'},
+  'sweep': {'evaluation', 'measure', 'session', 'types'},
+  'quick_metrics': {'data', 'evaluation', 'pipeline', 'run', 'session'},
   '__init__': {'pipeline'},
 }
 SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
   'interop', 'data', 'types', 'portable', 'weights', '__init__',
+  'generate', 'session', 'measure', 'sweep', 'quick_metrics',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}
