@@ -77,7 +77,7 @@ class _Axis:
     return self._first + share * (self._last - self._first)
 
   def ticks(self) -> list[float]:
-    rough = (self._high - self._low) / 5
+    rough = (self._high - self._low) / 6
     unit = 10 ** math.floor(math.log10(rough))
     step = unit * next(n for n in (1, 2, 5, 10) if n * unit >= rough)
     first = math.ceil(self._low / step)

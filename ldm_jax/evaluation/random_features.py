@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.evaluation.features import Network
-from ldm_jax.types import Array, Params
+from ldm_jax.types import Array, Params, UserError
 
 _SEED = 2022
 _LAYERS = ((3, 64, 1), (64, 64, 2), (64, 128, 2))  # in, out, stride
+_SMALLEST = 11  # Pixels; of fewer the layers leave nothing.
 
 NAME = 'random-feature network'
 
@@ -32,6 +33,11 @@ def network() -> Network:
 
 
 def _apply(params: Params, images: Array) -> dict[str, Array]:
+  if min(images.shape[1:3]) < _SMALLEST:
+    raise UserError(
+      f'The {NAME} needs images of {_SMALLEST} pixels or more; these are '
+      f'{images.shape[2]}x{images.shape[1]}.'
+    )
   x, means = images / 127.5 - 1, []
   for i, (_, _, stride) in enumerate(_LAYERS):
     layer = params[f'conv_{i}']

@@ -32,10 +32,14 @@ def vgg16(seed=0) -> dict[str, np.ndarray]:
 
 def lpips(seed=0) -> dict[str, np.ndarray]:
   """VGG-16's convolutions and the linear heads, which are not negative."""
-  heads = SHAPES['lpips_lin_v0_1']
   rng = np.random.default_rng(seed)
-  found = {n: v for n, v in vgg16(seed).items() if n.startswith('features')}
-  return found | {n: np.abs(_weight(rng, s)) for n, s in heads.items()}
+  features = {
+    n: _weight(rng, shape)
+    for n, shape in SHAPES['vgg16_torchvision'].items()
+    if n.startswith('features')
+  }
+  heads = SHAPES['lpips_lin_v0_1'].items()
+  return features | {n: np.abs(_weight(rng, shape)) for n, shape in heads}
 
 
 def _weight(rng, shape):
