@@ -1,5 +1,7 @@
 """The Python face, on a small untrained run: shapes, sameness, refusals."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from jax.sharding import Mesh
 import ldm_jax
 import train
 from ldm_jax import pipeline
+from ldm_jax.diffusion import schedule
 from ldm_jax.types import UserError
 from tests import tiny
 
@@ -90,6 +93,45 @@ def test_settings_are_traced_and_compile_nothing(ldm, compiled):
   assert not compiled
 
 
+def test_when_and_how_far_to_guide_is_traced_too(ldm, compiled):
+  noise = jax.random.normal(jax.random.key(0), (4, *ldm.parts.latent_shape))
+  given = [f({'text': PROMPTS}) for f in (ldm.condition, ldm.null_condition)]
+  settings = dict(
+    steps=3, sampler='dpmpp_2m', guidance=3.0, guidance_rescale=0.5,
+    guidance_interval=(0, 400), threshold=0.9, threshold_range=2.0,
+  )  # fmt: skip
+  run = lambda **change: ldm.sample_latents(noise, *given, **settings | change)
+  first = run()
+  compiled.clear()
+  others = [
+    run(guidance_interval=(300.0, 999.0), spacing='karras'),
+    run(guidance_rescale=0.0),
+    run(threshold=0.6, threshold_range=1.0),
+  ]
+  assert not compiled
+  for other in others:
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_a_model_whose_last_timestep_is_noise_alone_can_be_sampled(ldm):
+  """Where there is no signal v tells z_0; dividing by it, eps could not."""
+  parts = dataclasses.replace(
+    ldm.parts,
+    schedule=schedule.make('linear', zero_terminal_snr=True),
+    loss=dataclasses.replace(ldm.parts.loss, prediction='v'),
+  )
+  zero = pipeline.LatentDiffusionPipeline(
+    parts, ldm.params, ldm.scale_factor, ldm.mesh
+  )
+  cond = ldm.condition({'text': PROMPTS})
+  noise = jax.random.normal(jax.random.key(0), (4, *parts.latent_shape))
+  z = zero.sample_latents(noise, cond, steps=1, spacing='trailing')
+  signal, sigma = parts.schedule.at(np.full(4, 999))
+  v = (zero.denoise(noise, 999, cond) - sigma * noise) / signal
+  np.testing.assert_allclose(z, -v, atol=0.01)
+  assert 0.01 < np.std(z) < 10
+
+
 def test_strings_and_tokens_are_the_same_condition(ldm):
   from_text = ldm.condition({'text': PROMPTS})
   tokens = ldm.parts.prepare.tokenize(PROMPTS)
@@ -144,6 +186,7 @@ def test_latents_have_the_scale_of_the_checkpoint(ldm):
     ({'steps': 0}, 'steps=0 is outside 1 to 1000'),
     ({'sampler': 'rk4'}, "sampler='rk4' is unknown"),
     ({'spacing': 'even'}, "spacing='even' is unknown"),
+    ({'threshold': 0.9}, 'threshold=0.9: latents have no range'),
     ({'eta': 2.0}, 'eta=2.0 is outside'),
     ({'size': (30, 32)}, 'size 30x32 does not divide'),
     ({'num': 0}, 'num=0'),

@@ -10,6 +10,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import sample
+from ldm_jax import pipeline
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
@@ -110,3 +111,19 @@ def test_sizes_that_are_none(size):
   with pytest.raises(UserError, match=f'--size={size} '):
     sample.parse_size(size)
   assert sample.parse_size('8x16') == (8, 16)
+
+
+def test_settings_of_flags():
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  assert sample.settings_of_flags() == pipeline.Settings()
+  with flagsaver.flagsaver(
+    sampler='unipc', guidance_interval=['100', '700.5'], guidance_rescale=0.7
+  ):
+    settings = sample.settings_of_flags()
+  assert settings.sampler == 'unipc' and settings.guidance_rescale == 0.7
+  assert settings.guidance_interval == (100.0, 700.5)
+  for wrong in (['100'], ['a', 'b'], ['7', '3']):
+    with flagsaver.flagsaver(guidance_interval=wrong):
+      with pytest.raises(UserError, match='guidance_interval='):
+        sample.settings_of_flags()
