@@ -15,6 +15,14 @@ from ldm_jax.types import UserError
 # The exit code of a mistake of the user's, as for unusable arguments.
 USER_ERROR = 2
 
+_CPU_DEVICES = flags.DEFINE_integer(
+  'cpu_devices',
+  None,
+  'Devices that a CPU counts as; JAX counts one. With one per core a small '
+  'model trains faster. The batch size must divide by them.',
+  lower_bound=1,
+)
+
 
 def run(main: Callable[[], int | None]):
   """Parses flags, runs main() and exits with what it returns.
@@ -35,12 +43,24 @@ def run(main: Callable[[], int | None]):
       logging.set_verbosity(logging.WARNING)
     _keep_memory()
     _cache_programs()
+    if _CPU_DEVICES.value is not None:
+      jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
     try:
       sys.exit(main())
     except UserError as error:
       _fail(error)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def size(text: str | None) -> tuple[int, int] | None:
+  """(height, width) of a flag like 256x512; None where it is not set."""
+  if text is None:
+    return None
+  sides = text.lower().split('x')
+  if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
+    raise UserError(f'--size={text} must be HEIGHTxWIDTH, such as 256x512.')
+  return int(sides[0]), int(sides[1])
 
 
 def _parse(argv):
