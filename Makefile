@@ -4,6 +4,8 @@
 PYTHON ?= python3
 QUICKSTART ?= runs/quickstart
 
+# Two test processes; the tests of a file share what they build.
+TWO := -n 2 --dist loadfile
 PIP := bin/python -m pip --disable-pip-version-check
 
 .PHONY: help quickstart test test-all test-parity lint bench requirements clean
@@ -25,14 +27,14 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \
 	  --metrics=scene_accuracy
 
-test: .venv/stamp  ## Run the quick tests, without torch (15 minutes at most).
-	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity
+test: .venv/stamp  ## Run the quick tests, without torch.
+	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity $(TWO)
 
 test-all: .venv/stamp  ## Run the slow tests too.
-	.venv/bin/python -m pytest -q --ignore=tests/parity
+	.venv/bin/python -m pytest -q --ignore=tests/parity $(TWO)
 
 test-parity: .venv-parity/stamp  ## Compare with torch, diffusers, transformers.
-	.venv-parity/bin/python -m pytest -q tests/parity
+	.venv-parity/bin/python -m pytest -q tests/parity $(TWO)
 
 lint: .venv/stamp  ## Check lint and format.
 	.venv/bin/ruff check .
