@@ -20,12 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import yaml
 from absl import flags
 
 import ldm_jax
-from ldm_jax import build, cli
+from ldm_jax import build, cli, pipeline, portable, weights
 from ldm_jax.data import tokenize
 from ldm_jax.interop import (
   card,
@@ -40,6 +39,7 @@ from ldm_jax.interop import (
   files,
 )
 from ldm_jax.interop.imported import Imported, complete
+from ldm_jax.pipeline import Settings
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 
@@ -71,9 +71,27 @@ _FORMAT = flags.DEFINE_string('format', None, 'export: what to write.')
 _OUT = flags.DEFINE_string(
   'out', None, 'export: the folder to write.', allow_override=True
 )
+# Of --format=stablehlo, as sample.py has them.
+_STEPS = flags.DEFINE_integer(
+  'steps', 50, 'Sampling steps.', allow_override=True
+)
+_SAMPLER = flags.DEFINE_string(
+  'sampler', 'ddim', 'See docs/sampling.md.', allow_override=True
+)
+_SPACING = flags.DEFINE_string(
+  'spacing', '', 'See docs/sampling.md.', allow_override=True
+)
+_SIZE = flags.DEFINE_string(
+  'size', None, 'HEIGHTxWIDTH in pixels.', allow_override=True
+)
+_BATCH = flags.DEFINE_integer(
+  'batch', 0, 'export: the only batch size of a StableHLO file; 0 is any.'
+)
 
 # Marks a workdir as written here, so that it may be written again.
 MARK = 'import.json'
+# What an export that is no folder calls its file until it is whole.
+FILE = 'sampler'
 
 
 # --- Import. ---
@@ -91,7 +109,7 @@ def import_() -> int:
     imported, items=jax.tree.map(jnp.asarray, imported.items)
   )
   config = complete(imported.config)
-  _check_fit(build.parts(config), imported.items)
+  weights.check(build.parts(config), imported.items)
   _write_workdir(workdir, config, imported, source)
   print(f'Imported {source} ({kind}) into {workdir}: {_sizes(imported.items)}.')
   for note in imported.notes:
@@ -125,7 +143,7 @@ def import_compvis(source: str) -> Imported:
     read,
     path=path,
     use_ema=_USE_EMA.value,
-    initial=_initial if _LENIENT.value else None,
+    initial=weights.untrained if _LENIENT.value else None,
   )
   return dataclasses.replace(imported, files=kept)
 
@@ -136,7 +154,7 @@ def import_diffusers(source: str) -> Imported:
     source,
     use_ema=_USE_EMA.value,
     legacy=_LEGACY.value,
-    initial=_initial if _LENIENT.value else None,
+    initial=weights.untrained if _LENIENT.value else None,
   )
 
 
@@ -173,67 +191,10 @@ def _only(folder: str, endings: tuple[str, ...], what: str, *stems) -> str:
   )
 
 
-def _initial(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Untrained trees of every item, for what a lenient import lacks."""
-  rng = np.random.default_rng(0)
-  shapes = _shapes(build.parts(complete(dict(config))))
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: _untrained(rng, path[-1].key, leaf.shape), shapes
-  )
-
-
-def _untrained(rng: np.random.Generator, name: str, shape) -> np.ndarray:
-  if name == 'scale':
-    return np.ones(shape, np.float32)
-  if name not in ('kernel', 'embedding'):
-    return np.zeros(shape, np.float32)
-  fan_in = np.prod(shape[:-1]) if name == 'kernel' else 1.0
-  return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
-
-
-def _shapes(parts: build.Parts) -> dict[str, Any]:
-  """The trees of every item, abstract: nothing is computed."""
-
-  def init():
-    rng = jax.random.key(0)
-    items = {'first_stage': build.init_first_stage(parts, rng)}
-    if parts.model is None:
-      return items
-    state = build.init_diffusion_state(parts, optax.identity(), rng)
-    return {**items, 'model': state.params, 'ema': state.ema}
-
-  return jax.eval_shape(init)
-
-
-def _check_fit(parts: build.Parts, items: Mapping[str, Any]):
-  """The trees are those of the networks, to the last shape."""
-  wanted = _flat(_shapes(parts))
-  given = {k: v for k, v in _flat(items).items() if k[0] != 'carried'}
-  wrong = [
-    f'{"/".join(key)}: {_shape(given, key)} instead of {_shape(wanted, key)}'
-    for key in sorted(wanted.keys() | given.keys())
-    if _shape(wanted, key) != _shape(given, key)
-  ]
-  if wrong:
-    raise UserError(f'The weights are of another network. {"; ".join(wrong)}.')
-
-
-def _flat(tree: Mapping, prefix: tuple = ()) -> dict[tuple, Any]:
-  flat = {}
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= _flat(value, (*prefix, key))
-    else:
-      flat[*prefix, key] = value
-  return flat
-
-
-def _shape(leaves: Mapping[tuple, Any], key: tuple) -> str:
-  return str(list(leaves[key].shape)) if key in leaves else 'nothing'
-
-
 def _sizes(items: Mapping[str, Any]) -> str:
-  count = lambda tree: sum(int(np.prod(x.shape)) for x in _flat(tree).values())
+  count = lambda tree: sum(
+    int(np.prod(x.shape)) for x in weights.flat(tree).values()
+  )
   return ', '.join(
     f'{name} {count(items[name]) / 1e6:.2f}M'
     for name in ('model', 'first_stage')
@@ -313,12 +274,27 @@ def export() -> int:
   os.makedirs(partial)
   try:
     EXPORTS[_FORMAT.value](workdir, partial)
-    shutil.rmtree(out, ignore_errors=True)
-    os.rename(partial, out)
+    names = sorted(os.listdir(partial))
+    if names[0] == FILE:  # A file, and what is told beside it.
+      names = [os.path.basename(out) + n.removeprefix(FILE) for n in names]
+      _move_files(partial, os.path.dirname(out), names)
+    else:
+      shutil.rmtree(out, ignore_errors=True)
+      os.rename(partial, out)
   finally:
     shutil.rmtree(partial, ignore_errors=True)
-  print(f'Exported {workdir} to {out}: {", ".join(sorted(os.listdir(out)))}.')
+  print(f'Exported {workdir} to {out}: {", ".join(names)}.')
   return 0
+
+
+def _move_files(partial: str, folder: str, names: list[str]):
+  """The files of `partial`, in order, to these names in `folder`."""
+  targets = [os.path.join(folder, name) for name in names]
+  for target in targets:
+    if os.path.exists(target):
+      raise UserError(f'{target} is there already; choose another --out.')
+  for name, target in zip(sorted(os.listdir(partial)), targets, strict=True):
+    os.rename(os.path.join(partial, name), target)
 
 
 def read_run(workdir: str) -> tuple[dict, dict, dict, int]:
@@ -358,7 +334,7 @@ def export_compvis(workdir: str, out: str):
 def export_safetensors(workdir: str, out: str):
   """Our own names and layouts, and config.json, in `out`."""
   config, items, meta, step = read_run(workdir)
-  tensors = {'/'.join(key): x for key, x in _flat(items).items()}
+  tensors = {'/'.join(key): x for key, x in weights.flat(items).items()}
   files.write_tensors(os.path.join(out, 'model.safetensors'), tensors)
   checkpoint.write_config(out, {**config, 'meta': meta})
   with open(os.path.join(out, 'README.md'), 'w') as f:
@@ -376,10 +352,25 @@ def export_diffusers(workdir: str, out: str):
     f.write(card.diffusers(config, items, meta, step, notes))
 
 
+def export_stablehlo(workdir: str, out: str):
+  """The whole sampler as one file, with a .json and a .md, in `out`."""
+  about = portable.write(
+    pipeline.load(workdir),
+    os.path.join(out, FILE),
+    Settings(_STEPS.value, _SAMPLER.value, spacing=_SPACING.value),
+    cli.size(_SIZE.value),
+    _BATCH.value,
+  )
+  config, items, meta, step = read_run(workdir)
+  with open(os.path.join(out, f'{FILE}.md'), 'w') as f:
+    f.write(card.stablehlo(config, items, meta, step, about))
+
+
 EXPORTS = {
   'compvis': export_compvis,
   'diffusers': export_diffusers,
   'safetensors': export_safetensors,
+  'stablehlo': export_stablehlo,
 }
 
 

@@ -107,7 +107,7 @@ def main() -> int:
     if flags.FLAGS[name].value is None:
       raise UserError(f'--{name} is missing.')
   ldm = ldm_jax.load(_WORKDIR.value, _STEP.value)
-  size = parse_size(_SIZE.value)
+  size = cli.size(_SIZE.value)
   settings = settings_of_flags()
   num, shown, inputs = task_inputs(ldm, size)
   batches = ldm.sample_batches(
@@ -221,15 +221,6 @@ def condition_picture(ldm, inputs: dict, number: int, size):
     return None
   one = {k: v[number : number + 1] for k, v in inputs.items()}
   return ldm.parts.prepare.show(one, size)[0]
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-  if text is None:
-    return None
-  sides = text.lower().split('x')
-  if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
-    raise UserError(f'--size={text} must be HEIGHTxWIDTH, such as 256x512.')
-  return int(sides[0]), int(sides[1])
 
 
 if __name__ == '__main__':

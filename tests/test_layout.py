@@ -27,7 +27,13 @@ ALLOWED = {
   'build': CORE | {'sections', 'training'},
   'edits': {'data', 'types'},
   'pipeline': {
-    'build', 'diffusion', 'edits', 'first_stage', 'nn', 'training', 'types',
+    'build',
+    'diffusion',
+    'edits',
+    'first_stage',
+    'nn',
+    'training',
+    'types',
   },
   # The scripts' own halves.
   'cli': {'types'},

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import sample
-from ldm_jax import pipeline
+from ldm_jax import cli, pipeline
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
@@ -109,8 +109,8 @@ def test_pictures_of_conditions(folder):
 @pytest.mark.parametrize('size', ['8', '8x', '0x8', 'axb', '8x8x8'])
 def test_sizes_that_are_none(size):
   with pytest.raises(UserError, match=f'--size={size} '):
-    sample.parse_size(size)
-  assert sample.parse_size('8x16') == (8, 16)
+    cli.size(size)
+  assert cli.size('8x16') == (8, 16)
 
 
 def test_settings_of_flags():

@@ -28,6 +28,20 @@ _SAFETENSORS = """\
 (convolutions [h w in out], matrices [in out]); `config.json` says what network
 they belong to.
 """
+_STABLEHLO = """\
+## Use
+
+One `jax.export` artifact, which jax runs without any other code (with the
+package flatbuffers): `jax.export.deserialize(bytearray(CONTENT)).call(INPUTS)`
+gives uint8 images. INPUTS is a dict of arrays; the `.json` beside the file
+tells their names, shapes, dtypes and usual values, and holds the tokenizer's
+files where there is text. Inside are {platforms}; steps ({steps}), sampler
+({sampler}) and size ({size}) are fixed.
+
+| input | dtype and shape | |
+|---|---|---|
+{inputs}
+"""
 _LIMITS = """\
 ## Limits
 
@@ -63,6 +77,23 @@ def diffusers(config, items, meta, step, notes) -> str:
 def safetensors(config, items, meta, step) -> str:
   """The README.md of an export in our own layout."""
   return _card(config, items, meta, step, _SAFETENSORS, [])
+
+
+def stablehlo(config, items, meta, step, about) -> str:
+  """The .md beside a StableHLO file; `about` is the .json there."""
+  height, width = about['output']['shape'][1:3]
+  use = _STABLEHLO.format(
+    platforms=', '.join(about['platforms']),
+    steps=about['fixed']['steps'],
+    sampler=about['fixed']['sampler'],
+    size=f'{height}x{width}',
+    inputs='\n'.join(
+      f'| {name} | {x["dtype"]} [{", ".join(map(str, x["shape"]))}] | '
+      f'{x["meaning"]} |'
+      for name, x in about['inputs'].items()
+    ),
+  )
+  return _card(config, items, meta, step, use, [])
 
 
 def _card(
