@@ -114,6 +114,23 @@ class Parts:
       )
     return height // f, width // f, self.first_stage.latent_channels
 
+  @property
+  def latent_multiple(self) -> int:
+    """What the U-Net's levels divide a latent's sides by."""
+    return 2 ** (len(self.model.unet.multipliers) - 1)
+
+  def sampled_shape(self, height: int, width: int) -> tuple[int, int, int]:
+    """(h, w, c) of an image's latent that the U-Net can take; UserError."""
+    h, w, c = self.latent_shape_of(height, width)
+    multiple = self.latent_multiple
+    if h % multiple or w % multiple:
+      unit = multiple * self.first_stage.downsampling
+      raise UserError(
+        f'size {height}x{width}: its latent of {h}x{w} does not halve as the '
+        f"U-Net's levels do; take multiples of {unit} pixels."
+      )
+    return h, w, c
+
   def blank_batch(self, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros in the shapes of training."""
     side = self.data.size

@@ -6,20 +6,24 @@ images = ldm.sample(num=4, text='a red circle in the top left', guidance=3.0)
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax import build
-from ldm_jax.diffusion import sampling
+from ldm_jax import build, edits
+from ldm_jax.diffusion import sampling, windows
+from ldm_jax.diffusion.editing import Start, first_level, masked
+from ldm_jax.diffusion.gradient_guidance import Guide
 from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.diffusion.thresholding import dynamic_threshold
+from ldm_jax.first_stage.tiles import Tiles
 from ldm_jax.nn import conv
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
@@ -46,6 +50,20 @@ def load(workdir: str, step: int | None = None) -> 'LatentDiffusionPipeline':
     # An import that samples by the raw weights; the averaged are kept too.
     params['ema'] = params['model']['unet']
   return LatentDiffusionPipeline(parts, params, meta.get('scale_factor'))
+
+
+@flax.struct.dataclass
+class Beside:
+  """What sampling takes beside the task's inputs; see `sample`."""
+
+  start: Start | None = None
+  guides: tuple[Guide, ...] = ()
+  window: tuple[int, int] | None = flax.struct.field(
+    pytree_node=False, default=None
+  )  # (size, overlap) in latents
+
+
+_NOTHING = Beside()
 
 
 class LatentDiffusionPipeline:
@@ -160,6 +178,7 @@ class LatentDiffusionPipeline:
     guidance_rescale: float = 0.0,
     threshold: float = 0.0,
     threshold_range: float = 0.0,
+    guides: Sequence[Guide] = (),
     seed: int = 0,
     first: int = 0,
   ) -> Array:
@@ -172,6 +191,7 @@ class LatentDiffusionPipeline:
       steps, sampler, eta, guidance, spacing, guidance_interval,
         guidance_rescale, threshold, threshold_range: as in
         diffusion.settings.Settings; docs/sampling.md says which to choose.
+      guides: from ldm_jax.guides, the innermost first.
       seed: decides the noise that stochastic samplers add.
       first: number of the first image, of which the added noise depends.
 
@@ -186,11 +206,13 @@ class LatentDiffusionPipeline:
     noise = self._place(noise)
     return self._sample_latents(
       self._weights,
+      self._frozen,
       self._plan(settings),
       noise,
       sampling.image_keys(seed, first, noise.shape[0]),
       self._place(cond),
       self._null_for(guidance, null),
+      Beside(guides=self._place(of_each(guides, noise.shape[0]))),
     )
 
   def sample(
@@ -210,6 +232,12 @@ class LatentDiffusionPipeline:
     size: tuple[int, int] | None = None,
     batch_size: int = 64,
     first: int = 0,
+    strength: float | None = None,
+    outpaint: Sequence[int] | None = None,
+    guides: Sequence[Guide] = (),
+    tile: int | None = None,
+    window: int | None = None,
+    window_overlap: int | None = None,
     **task_inputs,
   ) -> np.ndarray:
     """Images uint8 [num H W 3], from noise to pixels in one program.
@@ -226,8 +254,17 @@ class LatentDiffusionPipeline:
       size: (height, width) in pixels; the training size unless given.
       batch_size: at most so many at once; more are split.
       first: number of the first image, to continue an earlier call.
+      strength: share of the steps that an `image` is taken back, and drawn
+        anew from there (SDEdit): 0 leaves it as it is.
+      outpaint: (top, right, bottom, left) pixels to draw around an `image`.
+      guides: from ldm_jax.guides, the innermost first.
+      tile: first stages run in tiles of so many pixels; same images, less
+        memory.
+      window: the U-Net runs in windows of so many pixels.
+      window_overlap: by how many they overlap; a quarter unless given.
       **task_inputs: by batch key (text or prompt, label, ...), each one value
-        for all images or `num` of them.
+        for all images or `num` of them. `image` and `mask` (1 = fill) are
+        known to every task: one without inpainting begins from the image.
 
     Raises:
       UserError: an input that the task lacks or does not know.
@@ -238,7 +275,8 @@ class LatentDiffusionPipeline:
     )  # fmt: skip
     batches = self.sample_batches(
         num, settings, seed=seed, size=size, batch_size=batch_size,
-        first=first, **task_inputs,
+        first=first, strength=strength, outpaint=outpaint, guides=guides,
+        tile=tile, window=window, window_overlap=window_overlap, **task_inputs,
     )  # fmt: skip
     return np.concatenate(list(batches))
 
@@ -251,39 +289,97 @@ class LatentDiffusionPipeline:
     size: tuple[int, int] | None,
     batch_size: int,
     first: int = 0,
+    strength: float | None = None,
+    outpaint: Sequence[int] | None = None,
+    guides: Sequence[Guide] = (),
+    tile: int | None = None,
+    window: int | None = None,
+    window_overlap: int | None = None,
     **task_inputs,
   ) -> Iterator[np.ndarray]:
     """As `sample`, a batch at a time."""
     self._need_model()
     if num < 1 or batch_size < 1:
       raise UserError(f'num={num} and batch_size={batch_size}: at least 1.')
+    edit, task_inputs = edits.split(
+      num, task_inputs, self._task_keys(), strength, outpaint
+    )
     inputs = self.inputs(num, task_inputs)
     inputs['batch'] = np.zeros(num)  # Something to count examples by.
-    shape = self.parts.latent_shape_of(*self._size(size, inputs))
-    plan = self._plan(settings)
+    shape = self.parts.sampled_shape(*self._size(size, inputs, edit))
+    plan = self._plan(settings, edit.strength if edit else 1.0)
+    beside = Beside(
+      guides=of_each(guides, num), window=self._window(window, window_overlap)
+    )
+    tiles = Tiles(self.parts.first_stage, tile) if tile else None
     devices = self.mesh.size
     # Full batches of one shape: one program, and every device has work.
     batch_size = math.ceil(min(batch_size, num) / devices) * devices
+    split = lambda x: jax.device_put(x, self._split)
     for start in range(0, num, batch_size):
       chosen = np.minimum(np.arange(start, start + batch_size), num - 1)
-      take = lambda x, chosen=chosen: jax.device_put(x[chosen], self._split)
+      take = lambda x, chosen=chosen: split(x[chosen])
+      if edit:
+        begin = self._start(edit, chosen, shape[:2], settings, tiles)
+        beside = beside.replace(start=begin)
       images = self._sample_images(
         self._weights,
         self._frozen,
         plan,
-        jax.device_put(
-          sampling.image_keys(seed, first + start, batch_size), self._split
-        ),
+        split(sampling.image_keys(seed, first + start, batch_size)),
         jax.tree.map(take, inputs),
+        beside.replace(
+          guides=tuple(
+            g.replace(rows=jax.tree.map(take, g.rows)) for g in beside.guides
+          )
+        ),
         shape=shape,
+        latents=tiles is not None,
       )
-      yield parallel.fetch(images)[: num - start]
+      images = parallel.fetch(images)[: num - start]
+      if tiles:
+        images = self._decode_in_tiles(tiles, images)
+      yield edit.finish(images, chosen[: len(images)]) if edit else images
 
-  def _plan(self, settings: Settings):
+  def _start(self, edit, chosen, size, settings, tiles) -> Start:
+    """An edit's latents, a row for each of these numbers of images."""
+    image = edit.to_encode(chosen)
+    if tiles:
+      z_0 = tiles.encode(self._frozen['first_stage'], image)
+      z_0 = z_0 * self.scale_factor
+    else:
+      z_0 = self._encode(self._frozen, jax.device_put(image, self._split))
+    z_0, known = (
+      jax.device_put(x, self._split) for x in (z_0, edit.known(chosen, size))
+    )
+    levels = settings.levels(self.parts.schedule, edit.strength)
+    # Where nothing is said to be known, all of the image shows through.
+    whole = np.bool_(edit.mask is None or edit.strength < 1)
+    return Start(z_0, known, first_level(levels), whole)
+
+  def _decode_in_tiles(self, tiles: Tiles, z: np.ndarray) -> np.ndarray:
+    z = z / self.scale_factor
+    return np.asarray(to_uint8(tiles.decode(self._frozen['first_stage'], z)))
+
+  def _window(self, window, overlap) -> tuple[int, int] | None:
+    """(size, overlap) in latents of a window given in pixels; checked."""
+    if window is None:
+      return None
+    f = self.parts.first_stage.downsampling
+    overlap = window // 4 // f * f if overlap is None else overlap
+    if window % f or overlap % f:
+      raise UserError(
+        f'window={window}, window_overlap={overlap}: both must divide by the '
+        f"first stage's f={f}."
+      )
+    windows.check(window // f, overlap // f, self.parts.latent_multiple)
+    return window // f, overlap // f
+
+  def _plan(self, settings: Settings, strength: float = 1.0):
     """(table, guidance, threshold): what of the settings is traced."""
     pixels = self.parts.first_stage.downsampling == 1
     return (
-      settings.table(self.parts.schedule),
+      settings.table(self.parts.schedule, strength),
       settings.guided(),
       settings.thresholded(pixels),
     )
@@ -319,7 +415,7 @@ class LatentDiffusionPipeline:
   def _sample_images(self):
     return self._jit(
       self._noise_to_pixels,
-      static_argnames='shape',
+      static_argnames=('shape', 'latents'),
       out_shardings=self._split,
     )
 
@@ -346,9 +442,11 @@ class LatentDiffusionPipeline:
     predict = lambda z, t: self._predict(weights, z, t, cond)
     return self._as_eps(predict)(z, t)
 
-  def _walk(self, weights, plan, noise, keys, cond, null):
+  def _walk(self, weights, frozen, plan, noise, keys, cond, null, beside):
     rows, guidance, threshold = plan
     model = functools.partial(self._predict, weights)
+    if beside.window is not None:
+      model = windows.windowed(model, *beside.window)
     if guidance is None:
       predict = lambda z, t: model(z, t, cond)
     else:
@@ -356,15 +454,37 @@ class LatentDiffusionPipeline:
     denoise = self._as_eps(predict)
     if threshold is not None:
       denoise = dynamic_threshold(denoise, self.parts.schedule, *threshold)
+    decode = functools.partial(self.parts.codec.decode, frozen)
+    for guide in beside.guides:
+      denoise = guide.wrap(
+        denoise, self.parts.schedule, decode, guide.rows, guide.shared
+      )
+    if beside.start is not None:
+      start = beside.start
+      denoise = masked(denoise, self.parts.schedule, start.z_0, start.known)
+      noise = start.begin(noise)
     return sampling.sample(denoise, rows, noise, keys)
 
-  def _noise_to_pixels(self, weights, frozen, plan, keys, batch, *, shape):
+  def _noise_to_pixels(
+    self,
+    weights,
+    frozen,
+    plan,
+    keys,
+    batch,
+    beside=_NOTHING,
+    *,
+    shape,
+    latents=False,
+  ):
     cond = self._conditioning('condition', weights, frozen, batch)
     null = None
     if plan[1] is not None:
       null = self._conditioning('null_condition', weights, frozen, batch)
     noise = sampling.initial_noise(keys, shape)
-    z = self._walk(weights, plan, noise, keys, cond, null)
+    z = self._walk(weights, frozen, plan, noise, keys, cond, null, beside)
+    if latents:
+      return z
     images = to_uint8(self.parts.codec.decode(frozen, z))
     if hasattr(self.parts.prepare, 'finish'):
       images = self.parts.prepare.finish(images, batch)
@@ -408,11 +528,14 @@ class LatentDiffusionPipeline:
     batch = {ALIASES.get(k, k): v for k, v in batch.items()}
     return self._place(self.parts.prepare.arrays(batch))
 
-  def _size(self, size: tuple[int, int] | None, inputs) -> tuple[int, int]:
+  def _size(self, size, inputs, edit=None) -> tuple[int, int]:
     """(height, width) to draw: the inputs', the user's, or that of training."""
-    if not hasattr(self.parts.prepare, 'size_of'):
+    if edit:
+      given = edit.size
+    elif hasattr(self.parts.prepare, 'size_of'):
+      given = tuple(self.parts.prepare.size_of(inputs))
+    else:
       return size or (self.parts.data.size,) * 2
-    given = tuple(self.parts.prepare.size_of(inputs))
     if size not in (None, given):
       raise UserError(
         f'size={size[0]}x{size[1]}, but the inputs are for images of '
@@ -420,11 +543,16 @@ class LatentDiffusionPipeline:
       )
     return given
 
+  def _task_keys(self) -> set[str]:
+    """The inputs that the task itself takes."""
+    blank = self.parts.prepare.blank(self.parts.data.size)
+    return {*self.parts.prepare.needs, *blank}
+
   def inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs as numpy arrays of `num` rows; raises UserError."""
     given = {ALIASES.get(k, k): v for k, v in given.items()}
     blank = self.parts.prepare.blank(self.parts.data.size)
-    known = {*self.parts.prepare.needs, *blank}
+    known = LatentDiffusionPipeline._task_keys(self)
     unknown = [k for k in given if k not in known]
     if unknown:
       raise UserError(
@@ -447,6 +575,24 @@ class LatentDiffusionPipeline:
         )
       rows[key] = value
     return rows
+
+
+def of_each(guides: Sequence[Guide], num: int) -> tuple[Guide, ...]:
+  """Guides with a row for each of `num` images; raises UserError."""
+
+  def rows(key, x):
+    x = np.asarray(x)
+    if len(x) not in (1, num):
+      raise UserError(
+        f'{len(x)} values of {key!r} in a guide for num={num} images; give '
+        'one, or one for each.'
+      )
+    return np.broadcast_to(x, (num, *x.shape[1:]))
+
+  return tuple(
+    guide.replace(rows={k: rows(k, x) for k, x in guide.rows.items()})
+    for guide in guides
+  )
 
 
 def on(mesh: Mesh, x: Any) -> bool:

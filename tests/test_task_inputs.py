@@ -3,17 +3,13 @@
 On untrained networks: what is asked is who gets which arrays.
 """
 
-import functools
-
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from ldm_jax import build
-from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.types import UserError
-from tests import tiny
+from tests import tiny, untrained
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 16, 24, 3), np.uint8)
@@ -37,31 +33,12 @@ TASKS = {
 }
 
 
-@functools.cache
-def pipeline(task: str) -> LatentDiffusionPipeline:
+def pipeline(task: str):
   fields, _, kind = TASKS[task]
-  config = tiny.diffusion()
-  config['task'] = {'name': task, **fields}
-  config['unet']['attention'] = 'cross' if kind == 'context' else 'self'
-  parts = build.parts(config)
-
-  def init(rng):
-    encode = lambda image: np.zeros((1, *parts.latent_shape), np.float32)
-    z, t = np.zeros((1, *parts.latent_shape), np.float32), np.zeros(1, int)
-    model = parts.model.init(rng, z, t, parts.blank_batch(1), encode)['params']
-    return {
-      'first_stage': build.init_first_stage(parts, rng),
-      'model': model,
-      'ema': model['unet'],
-    }
-
-  # Drawn in numpy: initialising takes longer to compile than all else here.
-  params = jax.tree.map(
-    lambda x: 0.1 + 0.1 * RNG.standard_normal(x.shape, np.float32),
-    jax.eval_shape(init, jax.random.key(0)),
+  return untrained.pipeline(
+    task={'name': task, **fields},
+    unet={'attention': 'cross' if kind == 'context' else 'self'},
   )
-  mesh = Mesh(np.asarray(jax.devices()[:1]), ('data',))
-  return LatentDiffusionPipeline(parts, params, 1.0, mesh)
 
 
 @pytest.mark.parametrize('task', TASKS)

@@ -60,6 +60,16 @@ def mask(key: str, value: Any) -> np.ndarray:
   return (found >= half).astype(np.float32)
 
 
+def check_same_pixels(image: np.ndarray, mask: np.ndarray):
+  """Raises UserError where a mask is not of its image's size."""
+  if image.shape[-3:-1] != mask.shape[-3:-1]:
+    (h, w), (mask_h, mask_w) = image.shape[-3:-1], mask.shape[-3:-1]
+    raise UserError(
+      f'The mask has {mask_h}x{mask_w} pixels and the image {h}x{w}; they'
+      ' must be the same.'
+    )
+
+
 def integers(key: str, value: Any, shape: str) -> np.ndarray:
   """Whole numbers of any type -> int32; `shape` describes it for people."""
   found = _array(key, value, f'whole numbers {shape}')

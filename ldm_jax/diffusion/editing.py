@@ -1,10 +1,12 @@
 """Sampling that begins from a given latent, of any model: no training.
 
 Three things, each free of the others and of the solver: where a walk begins
-(`shortened`, `begin`), and what it is held to on its way (`masked`).
+(`shortened`, `Start`), and what it is held to on its way (`masked`).
 """
 
+import flax.struct
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.diffusion.sampling import Levels
 from ldm_jax.diffusion.schedule import Schedule
@@ -31,25 +33,33 @@ def shortened(levels: Levels, strength: float) -> Levels:
   )
 
 
-def begin(
-  noise: Array,
-  z_0: Array,
-  known: Array,
-  level: tuple[Array, Array],
-  whole: Array,
-) -> Array:
-  """Where a walk begins: z_0, noised, where it is to be seen; else noise.
+@flax.struct.dataclass
+class Start:
+  """A latent that a walk begins from, instead of noise alone.
 
-  Args:
-    noise: N(0, I) [B h w c].
+  Attributes:
     z_0: the given latent [B h w c].
-    known: [B h w 1], 1 where z_0 is to be kept.
-    level: (signal, noise) of the first step.
-    whole: whether z_0 shows in what is not kept too, as for a strength.
+    known: [B h w 1], 1 where it is to be kept.
+    level: (signal, noise) of the first step; see `first_level`.
+    whole: whether z_0 shows where it is not kept too, as for a strength.
   """
-  signal, sigma = level
-  noised = signal * z_0 + sigma * noise
-  return jnp.where(whole | (known > 0), noised, noise)
+
+  z_0: Array
+  known: Array
+  level: tuple[Array, Array]
+  whole: Array
+
+  def begin(self, noise: Array) -> Array:
+    """N(0, I) [B h w c] -> z_0 noised where it is to be seen; else noise."""
+    signal, sigma = self.level
+    noised = signal * self.z_0 + sigma * noise
+    return jnp.where(self.whole | (self.known > 0), noised, noise)
+
+
+def first_level(levels: Levels) -> tuple[np.ndarray, np.ndarray]:
+  """(signal, noise) where a walk along these levels begins."""
+  alpha_bar = levels.alpha_bar[-1] if len(levels.t) else 1.0
+  return np.float32(np.sqrt(alpha_bar)), np.float32(np.sqrt(1 - alpha_bar))
 
 
 def masked(

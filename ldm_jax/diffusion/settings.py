@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from ldm_jax.diffusion import OWN_SPACING, SOLVERS
+from ldm_jax.diffusion.editing import shortened
 from ldm_jax.diffusion.guidance import Guidance
-from ldm_jax.diffusion.sampling import Steps, levels
+from ldm_jax.diffusion.sampling import Levels, Steps, levels
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.types import Array, UserError
 
@@ -63,11 +64,17 @@ class Settings:
         f'threshold_range={self.threshold_range} must be positive.'
       )
 
-  def table(self, schedule: Schedule) -> Steps:
-    """The solver's table; raises UserError where there is none."""
+  def levels(self, schedule: Schedule, strength: float = 1.0) -> Levels:
+    """The levels visited, of a strength's share the last."""
     spacing = self.spacing or OWN_SPACING.get(self.sampler, 'leading')
-    spaced = levels(schedule, self.steps, spacing)
-    return SOLVERS[self.sampler](spaced, self.eta)
+    return shortened(levels(schedule, self.steps, spacing), strength)
+
+  def table(self, schedule: Schedule, strength: float = 1.0) -> Steps:
+    """The solver's table; raises UserError where there is none."""
+    visited = self.levels(schedule, strength)
+    if not len(visited.t):
+      return Steps(np.zeros(0), np.zeros((0, 1, 2)), np.zeros(0))
+    return SOLVERS[self.sampler](visited, self.eta)
 
   def guided(self) -> Guidance | None:
     """The traced half of classifier-free guidance; None without."""

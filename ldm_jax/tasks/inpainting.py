@@ -44,12 +44,7 @@ class Prepare:
         raise UserError(f'This run inpaints: give an image and a mask ({key}).')
     image = inputs.image('image', given['image'])
     mask = inputs.mask('mask', given['mask'])
-    if image.shape[-3:-1] != mask.shape[-3:-1]:
-      (h, w), (mask_h, mask_w) = image.shape[-3:-1], mask.shape[-3:-1]
-      raise UserError(
-        f'The mask has {mask_h}x{mask_w} pixels and the image {h}x{w}; they'
-        ' must be the same.'
-      )
+    inputs.check_same_pixels(image, mask)
     return {'image': image, 'mask': mask}
 
   def blank(self, size: int) -> dict:

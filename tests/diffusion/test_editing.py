@@ -21,11 +21,9 @@ def draw(denoise, solver, steps=8, strength=1.0, eta=0.0, whole=False):
   table = SOLVERS[solver](levels, eta)
   keys = sampling.image_keys(3, 0, SHAPE[0])
   noise = sampling.initial_noise(keys, SHAPE[1:])
-  level = tuple(
-    np.float32(np.sqrt(x))
-    for x in (levels.alpha_bar[-1], 1 - levels.alpha_bar[-1])
-  )
-  z = editing.begin(noise, Z_0, KNOWN, level, np.bool_(whole))
+  level = editing.first_level(levels)
+  start = editing.Start(Z_0, KNOWN, level, np.bool_(whole))
+  z = start.begin(noise)
   return noise, np.asarray(sampling.sample(denoise, table, z, keys))
 
 
