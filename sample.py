@@ -4,6 +4,7 @@
       --prompt='a red circle in the top left'
   python sample.py --workdir=runs/text --out=out --num=200 --inputs=test
   python sample.py --workdir=runs/holes --out=out --image=a.png --mask=b.png
+  python sample.py --workdir=runs/text --out=out --image=a.png --strength=0.6
 """
 
 import dataclasses
@@ -89,13 +90,30 @@ _SEGMENTATION = flags.DEFINE_string(
 _IMAGE = flags.DEFINE_string(
   'image',
   None,
-  'Image to fill in or to enlarge: a file, a folder, or a folder of a.png '
-  'and a_mask.png.',
+  'Image to fill in, enlarge or begin from: a file, a folder, or a folder '
+  'of a.png and a_mask.png.',
 )
 _MASK = flags.DEFINE_string(
   'mask', None, 'Mask, bright where to fill: a file or a folder.'
 )
+_STRENGTH = flags.DEFINE_float(
+  'strength', None, 'How much of --image is drawn anew, from 0 to 1.'
+)
+_OUTPAINT = flags.DEFINE_list(
+  'outpaint', None, 'Pixels to draw around --image: TOP,RIGHT,BOTTOM,LEFT.'
+)
+_TILE = flags.DEFINE_integer(
+  'tile', None, 'Decode (and encode) in tiles of so many pixels.'
+)
+_WINDOW = flags.DEFINE_integer(
+  'window', None, 'Denoise in windows of so many pixels.'
+)
+_WINDOW_OVERLAP = flags.DEFINE_integer(
+  'window_overlap', None, 'By how many pixels windows overlap; a quarter.'
+)
 
+# Inputs of every run, whatever its task: an image begun from.
+OF_ALL = ('image', 'mask')
 # Labels that the gallery tells; the rest is in pictures.
 TOLD = ('text', 'label', 'boxes', 'box_labels')
 # Settings that it tells even where they are 0.
@@ -116,9 +134,10 @@ def main() -> int:
     seed=_SEED.value,
     size=size,
     batch_size=_BATCH.value,
+    **(others := others_of_flags()),
     **inputs,
   )
-  told = {'seed': _SEED.value, **dataclasses.asdict(settings)}
+  told = {'seed': _SEED.value, **dataclasses.asdict(settings), **others}
   told = {k: v for k, v in told.items() if v or k in ALWAYS_TOLD}
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
@@ -156,6 +175,25 @@ def settings_of_flags() -> Settings:
   )
 
 
+def others_of_flags() -> dict:
+  """What sampling takes beside its settings and the task's inputs."""
+  outpaint = _OUTPAINT.value
+  try:
+    outpaint = outpaint and tuple(int(side) for side in outpaint)
+  except ValueError:
+    raise UserError(
+      f'--outpaint={",".join(outpaint)} must be four numbers of pixels: '
+      'TOP,RIGHT,BOTTOM,LEFT.'
+    ) from None
+  return {
+    'strength': _STRENGTH.value,
+    'outpaint': outpaint or None,
+    'tile': _TILE.value,
+    'window': _WINDOW.value,
+    'window_overlap': _WINDOW_OVERLAP.value,
+  }
+
+
 def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
   """(how many, what the gallery says of each, the task's arrays of each)."""
   flagged = {'text': _PROMPT.value, 'label': _LABEL.value}
@@ -178,7 +216,10 @@ def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
     for k, v in given.items()
     if k in TOLD
   }
-  return num, told, ldm.inputs(num, given)
+  known = {*ldm.parts.prepare.needs, *ldm.parts.prepare.blank(64)}
+  edited = {k: np.stack(given.pop(k)) for k in OF_ALL
+            if k in given and k not in known}  # fmt: skip
+  return num, told, {**ldm.inputs(num, given), **edited}
 
 
 def from_files(ldm, size: tuple[int, int] | None) -> dict:
@@ -203,7 +244,8 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
     found = files.pictures('--image', _IMAGE.value)
     given['low_res'] = files.same_size('--image', found)
   elif _IMAGE.value:
-    if _MASK.value is None and os.path.isdir(_IMAGE.value):
+    alone = _STRENGTH.value is not None or _OUTPAINT.value
+    if not (_MASK.value or alone) and os.path.isdir(_IMAGE.value):
       found, masks = files.image_mask_pairs(_IMAGE.value)
       given['mask'] = fit('--image', masks, nearest=True)
     else:
@@ -217,6 +259,8 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
 
 def condition_picture(ldm, inputs: dict, number: int, size):
   """What an image was drawn from, as a picture; None where there is none."""
+  if 'image' in inputs and 'image' not in ldm.parts.prepare.blank(64):
+    return inputs['image'][number]
   if not hasattr(ldm.parts.prepare, 'show'):
     return None
   one = {k: v[number : number + 1] for k, v in inputs.items()}

@@ -75,8 +75,6 @@ def test_maps(folder):
   path = str(folder / '0_mask.png')
   _, _, arrays = inputs_of(semantic.Prepare(3), segmentation=path, num=2)
   assert arrays['segmentation'].shape == (2, 16, 24)
-  with pytest.raises(UserError, match="'image' is not an input"):
-    inputs_of(semantic.Prepare(3), image=path)
 
 
 def test_layouts_name_the_classes_of_the_data(tmp_path):
@@ -111,6 +109,23 @@ def test_sizes_that_are_none(size):
   with pytest.raises(UserError, match=f'--size={size} '):
     cli.size(size)
   assert cli.size('8x16') == (8, 16)
+
+
+def test_an_image_serves_tasks_that_ask_for_none(folder):
+  prepare = text.Prepare(vocab_file='scenes', length=16)
+  num, _, arrays = inputs_of(
+    prepare, image=str(folder / '1.png'), strength=0.5, prompt=['x'], num=2
+  )
+  assert num == 2 and set(arrays) == {'tokens', 'image'}
+  assert arrays['image'].shape == (2, 16, 24, 3)
+  num, _, arrays = inputs_of(prepare, image=str(folder), prompt=['x'])
+  assert num == 3 and arrays['mask'].mean(axis=(1, 2)).tolist() == [0, 1, 0]
+  with flagsaver.flagsaver(outpaint=['1', '2', '0', '0'], tile=64):
+    others = sample.others_of_flags()
+  assert others['outpaint'] == (1, 2, 0, 0) and others['tile'] == 64
+  with flagsaver.flagsaver(outpaint=['1', 'x']):
+    with pytest.raises(UserError, match='--outpaint=1,x must be'):
+      sample.others_of_flags()
 
 
 def test_settings_of_flags():
