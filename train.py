@@ -5,7 +5,9 @@
     --config.first_stage_from=runs/kl
 
 Started again with the same --workdir, it goes on where it stopped. Told to
-stop (SIGTERM or Ctrl-C), it saves at the next step and exits with 75.
+stop (SIGTERM or Ctrl-C), it saves at the next step and exits with 75. Other
+exit codes: 0 done, 1 failed, 2 a mistake, 70 stood still; see
+docs/reliability.md.
 """
 
 import sys
@@ -18,6 +20,8 @@ from ldm_jax import build, cli, dry_run
 from ldm_jax import run as runs
 from ldm_jax.training import checkpoint, frozen, guard, metrics, parallel
 from ldm_jax.training.preemption import EXIT_CODE, Preemption
+from ldm_jax.training.profile import Profiler
+from ldm_jax.training.watchdog import Watchdog
 from ldm_jax.types import UserError
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
@@ -33,27 +37,43 @@ def train(config: dict, workdir: str) -> int:
   """Runs to config.num_steps; returns the process's exit code."""
   parts = build.parts(config)
   checkpoint.check_same_model(workdir, config)
-  run = runs.open_run(parts)
-  top = parts.config
-  checkpoints = checkpoint.Checkpoints(workdir, top.keep_checkpoints)
-  state, held, meta = runs.resume(run, checkpoints) or runs.begin(run)
-  checkpoint.write_config(workdir, config)
+  limit = 60 * parts.guard.watchdog_minutes
+  with Watchdog(limit) as watchdog, Preemption() as preemption:
+    watchdog.at('opening the run', 0)
+    run = runs.open_run(parts)
+    checkpoints = checkpoint.Checkpoints(workdir, run.config.keep_checkpoints)
+    start = runs.resume(run, checkpoints) or runs.begin(run)
+    checkpoint.write_config(workdir, config)
+    done = loop(run, start, checkpoints, workdir, watchdog, preemption)
+    watchdog.at('closing', done)
+    checkpoints.close()
+  if done < run.config.num_steps:
+    print(f'Told to stop: saved step {done}. The same command goes on.')
+    return EXIT_CODE
+  return 0
 
+
+def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
+  """The loop; returns the last step that it took."""
+  top, (state, held, meta) = run.config, start
   first = done = int(state.step)
   if first:
     print(f'Going on from step {first}.')
   stream = run.stream(meta['next_example'], workdir)
   panel = runs.Panel(run)
   progress = metrics.Progress(top.num_steps, first, top.batch_size)
-  bad_steps = guard.BadSteps()
+  profiler = Profiler(workdir, run.parts.profile)
+  bad_steps = guard.BadSteps(run.parts.guard.max_bad_steps)
   scalars = None
 
   def save():
+    watchdog.at('saving', done)
     meta.update(runs.about(run), next_example=stream.next_example)
     checkpoints.save(done, run.to_items(state, held), meta)
 
-  with metrics.Writer(workdir, first) as writer, Preemption() as preemption:
+  with metrics.Writer(workdir, first) as writer:
     while done < top.num_steps and not preemption.requested(done):
+      watchdog.at('waiting for data', done)
       if not stream.wait(0) and scalars is not None:
         # Only time in which the devices have nothing to do is waiting.
         jax.block_until_ready(scalars)
@@ -63,22 +83,25 @@ def train(config: dict, workdir: str) -> int:
         if preemption.signalled and not stream.wait(0):
           continue
         ids, batch = run.to_device(next(stream))
+      watchdog.at('a step', done + 1)
       state, scalars = run.step(state, held, batch, run.rng)
       done += 1
-      bad_steps.add(done, scalars['skipped'], ids)
+      bad_steps.add(done, scalars, ids)
       if done == first + 1:
         jax.block_until_ready(scalars)
         progress.compiled(done)
+      profiler.after_step(scalars)
 
       last = done == top.num_steps
       if done % top.log_every == 0 or last:
         values = jax.device_get(scalars)
         values['learning_rate'] = float(run.training.learning_rate(done - 1))
-        if parts.model is not None:
+        if run.parts.model is not None:
           frozen.warn_if_off_scale(done, float(values['latent_std']))
         writer.scalars(done, values | progress.log(done, values))
       with progress.paused():
         if done % top.show_every == 0 or last:
+          watchdog.at('drawing', done)
           name, images, columns, extra = panel.draw(state, held)
           writer.images(done, name, images, columns)
           if extra:
@@ -87,15 +110,12 @@ def train(config: dict, workdir: str) -> int:
           save()
         checkpoints.check()
     bad_steps.flush()
-    if done < top.num_steps:
+    if first < done < top.num_steps:
       save()
+  profiler.close()
   progress.close()
-  checkpoints.close()
   stream.close()
-  if done < top.num_steps:
-    print(f'Told to stop: saved step {done}. The same command goes on.')
-    return EXIT_CODE
-  return 0
+  return done
 
 
 def main() -> int:

@@ -25,6 +25,9 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
   config.log_every, config.show_every, config.save_every = 100, 5_000, 5_000
   config.keep_checkpoints = 3
   config.mesh = dict(data=-1, fsdp=1)  # -1: all devices that fsdp leaves
+  config.guard = dict(max_bad_steps=10, spike_limit=0.0, watchdog_minutes=30.0)
+  config.profile = dict(start=10, steps=0)
+  config.init_from = placeholder(str)  # a workdir: start from its weights
   data_defaults = dict(
     source='folder',
     size=256,

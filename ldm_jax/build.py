@@ -25,7 +25,8 @@ from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
 from ldm_jax.models.latent_diffusion import LatentDiffusion
 from ldm_jax.models.unet import UNet
 from ldm_jax.tasks import TASKS
-from ldm_jax.training import diffusion_step, first_stage_step, optim
+from ldm_jax.training import diffusion_step, first_stage_step, guard, optim
+from ldm_jax.training.profile import ProfileSpec
 from ldm_jax.types import Array, Params, UserError
 
 FIRST_STAGES = {
@@ -55,6 +56,9 @@ class TopLevel:
   save_every: int = 10_000
   keep_checkpoints: int = 3
   mesh: dict = dataclasses.field(default_factory=dict)
+  guard: dict = dataclasses.field(default_factory=dict)
+  profile: dict = dataclasses.field(default_factory=dict)
+  init_from: str = ''  # workdir whose weights a new run starts from
   # Of the diffusion stage:
   first_stage_from: str = ''
   scale_factor: float = 0.0  # 0: estimated over scale_batches batches
@@ -84,7 +88,7 @@ class MeshSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """A run without its weights. The last five are None in a first stage's."""
+  """A run without its weights. The last three are None in a first stage's."""
 
   config: TopLevel
   data: DataSpec
@@ -93,6 +97,8 @@ class Parts:
   mesh: MeshSpec
   loss: FirstStageLossSpec | DiffusionLossSpec
   optim: optim.OptimSpec
+  guard: guard.GuardSpec
+  profile: ProfileSpec
   model: LatentDiffusion | None = None
   schedule: Schedule | None = None
   sampling: SamplingSpec | None = None
@@ -159,6 +165,8 @@ def parts(config: Mapping[str, Any]) -> Parts:
     'first_stage': first_stage(top.first_stage, dtype),
     'mesh': sections.construct('mesh', MeshSpec, top.mesh),
     'optim': sections.construct('optim', optim.OptimSpec, top.optim),
+    'guard': sections.construct('guard', guard.GuardSpec, top.guard),
+    'profile': sections.construct('profile', ProfileSpec, top.profile),
   }
   if top.stage == 'first_stage':
     built = Parts(
@@ -268,13 +276,14 @@ def training(
   learning_rate = optim.learning_rate(
     built.optim, top.num_steps, top.batch_size
   )
+  watch = guard.watch(built.guard.spike_limit)
   if built.model is None:
     tx, disc_tx = optimizer(), optimizer()
     side = built.data.size
     return Training(
       init=lambda rng: first_stage_step.init_state(
         built.first_stage, built.loss, tx, disc_tx, rng, (side, side, 3)
-      ),
+      ).replace(watch=watch),
       step=first_stage_step.make_train_step(
         built.first_stage, built.loss, tx, disc_tx, top.grad_accum, gather
       ),
@@ -284,7 +293,7 @@ def training(
     )
   tx = optimizer()
   return Training(
-    init=lambda rng: init_diffusion_state(built, tx, rng),
+    init=lambda rng: init_diffusion_state(built, tx, rng).replace(watch=watch),
     step=diffusion_step.make_train_step(
       built.model,
       built.codec,

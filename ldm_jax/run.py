@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -55,11 +56,15 @@ class Run:
   rng: Array
   shardings: Any
 
+  @property
+  def config(self) -> build.TopLevel:
+    return self.parts.config
+
   @functools.cached_property
   def step(self):
     """(state, frozen, batch, rng) -> (state, metrics), compiled; donates."""
     return jax.jit(
-      guard.guarded(self.training.step),
+      guard.guarded(self.training.step, self.parts.guard.spike_limit),
       donate_argnums=0,
       out_shardings=(self.shardings, None),
       compiler_options=conv.cpu_compiler_options(),
@@ -68,7 +73,7 @@ class Run:
   def stream(self, start: int, quarantine_dir: str = '') -> data.Stream:
     """Training batches from global example `start` on."""
     config = self.parts.config
-    return data.train_stream(
+    stream = data.train_stream(
       self.source,
       self.parts.prepare,
       self.parts.data,
@@ -79,6 +84,10 @@ class Run:
       process_count=jax.process_count(),
       quarantine_dir=quarantine_dir,
     )
+    # Speaks before the watchdog does, and knows more.
+    if limit := 60 * self.parts.guard.watchdog_minutes:
+      stream.stall_limit = min(stream.stall_limit, 0.8 * limit)
+    return stream
 
   def to_device(self, batch: dict) -> tuple[np.ndarray, dict[str, Array]]:
     """(example ids, which stay on the host; the rest as global arrays)."""
@@ -139,7 +148,10 @@ def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
     meta['scale_factor'] = _scale(run, params, fold(_SCALE))
     held = _diffusion_frozen(run, params, meta['scale_factor'])
   init = jax.jit(run.training.init, out_shardings=run.shardings)
-  return init(fold(_INIT)), held, meta
+  state = init(fold(_INIT))
+  if run.parts.config.init_from:
+    state = _warm(run, state)
+  return state, held, meta
 
 
 def resume(
@@ -160,6 +172,27 @@ def resume(
   return state, held, meta
 
 
+def _warm(run: Run, state: Any) -> Any:
+  """A fresh state with the weights of `config.init_from`.
+
+  The U-Net starts from that run's averaged weights, and so does its average.
+  """
+  workdir = run.parts.config.init_from
+  abstract = run.training.to_items(run.abstract_state)
+  abstract.pop('train')
+  items, _ = checkpoint.load_items(
+    workdir, list(abstract), abstract_items=abstract
+  )
+  print(f'Starting from the weights of {workdir}.')
+  if run.parts.model is None:
+    return state.replace(params=items['first_stage'])
+  # Two buffers: both are donated.
+  unet = jax.tree.map(jnp.copy, items['ema'])
+  return state.replace(
+    params={**items['model'], 'unet': unet}, ema=items['ema']
+  )
+
+
 def about(run: Run) -> dict[str, Any]:
   """What every checkpoint says of its run."""
   return {
@@ -176,10 +209,8 @@ def _start_first_stage(run: Run, rng: Array) -> Params:
   if config.first_stage_from == 'random':
     print('The first stage is untrained: good for trying things, not images.')
     params = build.init_first_stage(run.parts, rng)
-  elif config.first_stage_from:
-    params = frozen.load_first_stage(
-      config.first_stage_from, config.first_stage
-    )
+  elif workdir := config.first_stage_from or config.init_from:
+    params = frozen.load_first_stage(workdir, config.first_stage)
   else:
     raise UserError(
       'first_stage_from is not set: give the workdir of a trained first '
@@ -194,6 +225,8 @@ def _scale(run: Run, params: Params, rng: Array) -> float:
     return config.scale_factor
   if not params:
     return 1.0  # Pixels are at unit scale as they are.
+  if config.init_from and not config.first_stage_from:
+    return frozen.read_scale(config.init_from)
   stream = run.stream(0)
   batches = itertools.islice(stream, config.scale_batches)
   scale = frozen.estimate_scale(

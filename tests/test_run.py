@@ -76,6 +76,57 @@ def test_a_given_scale_is_taken():
   np.testing.assert_allclose(held['scale_factor'], 0.18215)
 
 
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+  """The workdir of a run whose every weight is its place in its array."""
+  workdir = tmp_path_factory.mktemp('weights')
+  config = tiny.diffusion(mesh={'data': 1}, scale_factor=0.5)
+  run = opened(config)
+  items = run.to_items(*runs.begin(run)[:2])
+  for start, name in enumerate(('model', 'ema', 'first_stage')):
+    leaves, tree = jax.tree.flatten(items[name])
+    numbers = [
+      (start + np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+      for x in leaves
+    ]
+    items[name] = jax.tree.unflatten(tree, numbers)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  checkpoints.save(7, items, {'scale_factor': 0.5})
+  checkpoints.close()
+  checkpoint.write_config(workdir, config)
+  return workdir, items
+
+
+def test_a_run_starts_from_the_weights_of_another(weights):
+  workdir, items = weights
+  changes = {'first_stage_from': '', 'unet': {'dropout': 0.3}}
+  run = opened(tiny.diffusion(init_from=str(workdir), **changes))
+  state, held, meta = runs.begin(run)
+  same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+  same(state.ema, items['ema'])
+  same(state.params['unet'], items['ema'])
+  same(state.params['conditioner'], items['model']['conditioner'])
+  same(held['first_stage'], items['first_stage'])
+  assert meta == {'next_example': 0, 'scale_factor': 0.5}
+  assert int(state.step) == 0
+  moments = jax.tree.leaves(state.opt_state)
+  assert all(np.count_nonzero(x) == 0 for x in moments if x.ndim)
+
+  # And trains: no buffer is donated twice.
+  stream = run.stream(0)
+  _, batch = run.to_device(next(stream))
+  stream.close()
+  state, scalars = run.step(state, held, batch, run.rng)
+  assert int(state.step) == 1
+
+
+def test_weights_of_another_architecture_are_refused(weights):
+  workdir, _ = weights
+  run = opened(tiny.diffusion(init_from=str(workdir), unet={'channels': 32}))
+  with pytest.raises(UserError, match='ema/.*float32.*in this config'):
+    runs.begin(run)
+
+
 def test_items_of_a_checkpoint_are_the_whole_state():
   run = opened(tiny.diffusion(mesh={'data': 1}))
   state, held, _ = runs.begin(run)

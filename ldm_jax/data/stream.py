@@ -27,7 +27,8 @@ class Stream:
   Attributes:
     next_example: global number of the first example not yet handed out; what a
       checkpoint stores, and `start` of the stream that continues this one.
-    stall_limit: seconds without a batch after which `next` raises DataError.
+    stall_limit: seconds without a batch after which `next` raises DataError,
+      whether they were spent in `next` or in `wait`.
   """
 
   def __init__(
@@ -43,6 +44,7 @@ class Stream:
     self._queue = queue.Queue(maxsize=_AHEAD)
     self._stop = threading.Event()
     self._failed = None
+    self._since = None  # When the reader first found no batch ready.
     self._thread = threading.Thread(
       target=_fill,
       args=(batches, self._queue, self._stop),
@@ -66,7 +68,8 @@ class Stream:
     """
     deadline = time.monotonic() + seconds
     while self._queue.empty():
-      if self._failed is not None or not self._thread.is_alive():
+      dead = self._failed is not None or not self._thread.is_alive()
+      if dead or self._waited() > self.stall_limit:
         return True  # `next` raises at once.
       left = deadline - time.monotonic()
       if left <= 0:
@@ -94,16 +97,23 @@ class Stream:
       self.close()
       raise
     self.next_example += self._batch_size
+    self._since = None
     return batch
+
+  def _waited(self) -> float:
+    """Seconds since the reader first found nothing."""
+    if self._since is None:
+      self._since = time.monotonic()
+    return time.monotonic() - self._since
 
   def _take(self) -> dict | BaseException:
     """The next batch or failure."""
-    begin, warned = time.monotonic(), False
+    warned = False
     while True:
       try:
         return self._queue.get(timeout=min(0.5, self.stall_limit))
       except queue.Empty:
-        waited = time.monotonic() - begin
+        waited = self._waited()
       if not self._thread.is_alive() and self._queue.empty():
         return RuntimeError('the reading thread ended')
       if waited > self.stall_limit:

@@ -351,14 +351,17 @@ def free_bytes(folder: epath.PathLike) -> int | None:
 
 
 def load_items(
-  workdir: epath.PathLike, names: Sequence[str] | None, step: int | None = None
+  workdir: epath.PathLike,
+  names: Sequence[str] | None,
+  step: int | None = None,
+  abstract_items: Items | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """({name: nested dict of arrays on the first device}, meta) of a run.
 
   `names=None` loads every item, and no `step` the newest valid one. Reads only:
-  damaged checkpoints are passed over with a warning. Raises UserError where
-  there is no such checkpoint or item, and Damaged where `step` was named and
-  is damaged.
+  damaged checkpoints are passed over with a warning. With `abstract_items` of
+  those names, trees and places are theirs. Raises UserError where there is no
+  such checkpoint or item, and Damaged where `step` was named and is damaged.
   """
   folder = epath.Path(workdir).absolute() / 'checkpoints'
   steps = _committed(folder)
@@ -373,7 +376,7 @@ def load_items(
       wanted = items_lib.pick(path, content, names)
       below = [META, f'{ARRAYS}/_', *(f'{ARRAYS}/{name}/' for name in wanted)]
       manifest.verify_files(path, content, below)
-      abstract = items_lib.abstract(content, wanted)
+      abstract = abstract_items or items_lib.abstract(content, wanted)
       return items_lib.restore(path, content, abstract)
     except Damaged as error:
       if step is not None:

@@ -24,6 +24,8 @@ class TrainState:
   params: Params
   ema: Params  # of the U-Net only, as released
   opt_state: optax.OptState
+  # What the guard remembers; empty unless guard.spike_limit is set.
+  watch: Params = flax.struct.field(default_factory=dict)
 
 
 def init_state(model, tx, z_shape, batch: Batch, encode, rng: Array):
@@ -104,6 +106,6 @@ def make_train_step(
       params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
     )
     metrics['grad_norm'] = optax.tree.norm(grads)
-    return TrainState(step, params, ema, opt_state), metrics
+    return TrainState(step, params, ema, opt_state, state.watch), metrics
 
   return train_step

@@ -38,6 +38,8 @@ class FirstStageState:
   disc_params: Params
   disc_stats: Params  # Running statistics of its batch normalisation.
   disc_opt_state: optax.OptState
+  # What the guard remembers; empty unless guard.spike_limit is set.
+  watch: Params = flax.struct.field(default_factory=dict)
 
 
 def make_discriminator(spec: LossSpec, dtype: Any) -> Discriminator | None:
@@ -166,6 +168,7 @@ def make_train_step(
       disc_params=disc_params,
       disc_stats=disc_stats,
       disc_opt_state=disc_opt_state,
+      watch=state.watch,
     )
 
   return train_step

@@ -25,6 +25,12 @@ def load_first_stage(workdir: str, section: dict) -> Params:
   return items['first_stage']
 
 
+def read_scale(workdir: str) -> float:
+  """The scale_factor that a run's checkpoint keeps."""
+  _, meta = checkpoint.load_items(workdir, [])
+  return meta['scale_factor']
+
+
 def estimate_scale(
   codec: Codec, params: Params, batches: Iterable[Batch], rng: Array
 ) -> float:

@@ -1,11 +1,13 @@
 """Bad numbers: a step whose loss or gradient is not finite changes nothing.
 
 `guarded` wraps a step function, and the loop calls
-`BadSteps.add(step, metrics['skipped'], example_ids)`.
+`BadSteps.add(step, metrics, example_ids)`. On request, a step whose gradient
+is far larger than they have been changes nothing either.
 """
 
 import collections
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -13,9 +15,44 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ldm_jax.types import Array
+from ldm_jax.types import Array, UserError
 
 State = TypeVar('State')
+
+# Of the running mean of gradient norms, and the steps before it is believed.
+_DECAY, _LEARNING = 0.99, 100
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardSpec:
+  """When a run protects itself; the config's `guard` section.
+
+  Attributes:
+    max_bad_steps: steps in a row without finite numbers that end the run.
+    spike_limit: a step is skipped where a gradient's norm is more than this
+      many times its running mean; 0: never. In the first 100 steps none is.
+    watchdog_minutes: without progress, after which a run says where it hangs
+      and ends; 0: never. Compiling counts as standing still.
+  """
+
+  max_bad_steps: int = 10
+  spike_limit: float = 0.0
+  watchdog_minutes: float = 30.0
+
+  def __post_init__(self):
+    if self.max_bad_steps < 1:
+      raise UserError(
+        f'guard.max_bad_steps={self.max_bad_steps} must be at least 1.'
+      )
+    if self.spike_limit != 0 and not self.spike_limit > 1:
+      raise UserError(
+        f'guard.spike_limit={self.spike_limit} must be above 1, or 0 for none.'
+      )
+    if not self.watchdog_minutes >= 0:
+      raise UserError(
+        f'guard.watchdog_minutes={self.watchdog_minutes} must be 0 (none) or '
+        'more.'
+      )
 
 
 class TooManyBadSteps(RuntimeError):
@@ -45,22 +82,52 @@ def skip_nonfinite(old_state: State, new_state: State, finite: Array) -> State:
   return state.replace(step=new_state.step)
 
 
-def guarded(step: Callable) -> Callable:
+def guarded(step: Callable, spike_limit: float = 0.0) -> Callable:
   """A step function that keeps the old state where the new one is no good.
 
   A gradient that is not finite shows in its norm: `step` must report `loss`
-  and `grad_norm`, and `disc_grad_norm` where there is a second network.
+  and `grad_norm`, and `disc_grad_norm` where there is a second network. With
+  a spike_limit the state's `watch` must be what `watch` makes.
   """
 
   def guarded_step(state, frozen, batch, rng):
     new_state, metrics = step(state, frozen, batch, rng)
     watched = ('loss', 'grad_norm', 'disc_grad_norm')
     finite = all_finite({k: metrics[k] for k in watched if k in metrics})
-    skipped = 1.0 - finite.astype(jnp.float32)
-    new_state = skip_nonfinite(state, new_state, finite)
-    return new_state, {**metrics, 'skipped': skipped}
+    metrics = {**metrics, 'skipped': 1.0 - finite.astype(jnp.float32)}
+    if not spike_limit:
+      return skip_nonfinite(state, new_state, finite), metrics
+    spiked, seen = _spiked(state.watch, metrics['grad_norm'], spike_limit)
+    new_state = skip_nonfinite(state, new_state, finite & ~spiked)
+    # What was seen counts even where the step does not: gradients that grow
+    # for good are believed after a while.
+    seen = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), seen, state.watch
+    )
+    metrics['spiked'] = (finite & spiked).astype(jnp.float32)
+    return new_state.replace(watch=seen), metrics
 
   return guarded_step
+
+
+def watch(spike_limit: float) -> dict[str, np.generic]:
+  """What a state remembers of earlier gradients; nothing without a limit."""
+  if not spike_limit:
+    return {}
+  return {'mean': np.float32(0.0), 'count': np.int32(0)}
+
+
+def _spiked(seen: dict, norm: Array, limit: float) -> tuple[Array, dict]:
+  """(whether norm is a spike, the memory after it)."""
+  known = seen['count'] >= _LEARNING
+  highest = limit * seen['mean']
+  spiked = known & (norm > highest)
+  # A plain mean while there are few, then a running one; a spike counts for no
+  # more than the limit.
+  share = jnp.maximum(1.0 / (seen['count'] + 1.0), 1.0 - _DECAY)
+  counted = jnp.where(known, jnp.minimum(norm, highest), norm)
+  mean = seen['mean'] + share * (counted - seen['mean'])
+  return spiked, {'mean': mean, 'count': seen['count'] + 1}
 
 
 class BadSteps:
@@ -75,10 +142,14 @@ class BadSteps:
     self._pending = collections.deque()
 
   def add(
-    self, step: int, skipped: Array, example_ids: Sequence[int] | np.ndarray
+    self,
+    step: int,
+    metrics: Mapping[str, Array],
+    example_ids: Sequence[int] | np.ndarray,
   ) -> None:
     """Notes one step; raises TooManyBadSteps when the limit is reached."""
-    self._pending.append((step, skipped, example_ids))
+    bad = {k: metrics[k] for k in ('skipped', 'spiked') if k in metrics}
+    self._pending.append((step, bad, example_ids))
     while len(self._pending) > self._lag:
       self._look()
 
@@ -88,8 +159,15 @@ class BadSteps:
       self._look()
 
   def _look(self):
-    step, skipped, example_ids = self._pending.popleft()
-    if not float(skipped):
+    step, bad, example_ids = self._pending.popleft()
+    if float(bad.get('spiked', 0.0)):
+      logging.warning(
+        'Step %d was skipped: its gradient is far larger than they have been '
+        '(guard.spike_limit). Its examples: %s',
+        step,
+        np.asarray(example_ids).tolist(),
+      )
+    if not float(bad['skipped']):
       self._in_a_row = 0
       return
     self.total += 1

@@ -108,6 +108,17 @@ def test_a_stall_can_be_waited_for_and_ends_with_an_error():
     next(data)
 
 
+def test_a_loop_that_only_polls_hears_of_a_stall_too():
+  data = opened(Hanging(), stall_limit=0.3)
+  next(data)
+  polls = 0
+  while not data.wait(0.05):
+    polls += 1
+    assert polls < 100
+  with pytest.raises(stream.DataError, match='no batch for'):
+    next(data)
+
+
 def test_waiting_for_a_stream_that_failed_does_not_block():
   data = opened(iter(()))
   assert data.wait(5.0)

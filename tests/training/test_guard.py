@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from ldm_jax.training import guard
+from ldm_jax.types import UserError
 
 
 @flax.struct.dataclass
@@ -17,6 +18,7 @@ class State:
   step: jax.Array
   params: dict
   opt_state: object
+  watch: dict = flax.struct.field(default_factory=dict)
 
 
 TX = optax.adamw(0.1)
@@ -81,7 +83,8 @@ def test_bad_steps_name_their_examples_and_end_the_run(caplog):
   bad = guard.BadSteps(limit=3, lag=1)
   flags = [0, 1, 1, 0, 1, 1, 1]
   for step, flag in enumerate(flags):
-    bad.add(step, jnp.float32(flag), np.array([step * 10, step * 10 + 1]))
+    metrics = {'skipped': jnp.float32(flag), 'loss': jnp.float32(0)}
+    bad.add(step, metrics, np.array([step * 10, step * 10 + 1]))
   assert bad.total == 4  # The last one has not been looked at.
   with pytest.raises(guard.TooManyBadSteps, match='3 steps in a row.*step 6'):
     bad.flush()
@@ -95,6 +98,64 @@ def test_bad_steps_name_their_examples_and_end_the_run(caplog):
 def test_good_steps_in_between_are_no_reason_to_stop():
   bad = guard.BadSteps(limit=2)
   for step in range(20):
-    bad.add(step, jnp.float32(step % 2), [])
+    bad.add(step, {'skipped': jnp.float32(step % 2)}, [])
   bad.flush()
   assert bad.total == 10
+
+
+# Spikes.
+
+
+def norms_step(state, frozen, batch, rng):
+  """Moves by the norm that the batch says its gradient had."""
+  del frozen, rng
+  params = jax.tree.map(lambda x: x + 1, state.params)
+  metrics = {'loss': batch, 'grad_norm': batch}
+  return state.replace(step=state.step + 1, params=params), metrics
+
+
+def spiked_steps(norms, limit=10.0):
+  step = jax.jit(guard.guarded(norms_step, limit))
+  state = start().replace(watch=guard.watch(limit))
+  found = []
+  for i, norm in enumerate(norms):
+    before = bits(state.params)
+    state, metrics = step(state, None, jnp.float32(norm), None)
+    skipped = bits(state.params) == before
+    assert skipped == bool(metrics['spiked'] or metrics['skipped'])
+    if skipped:
+      found.append(i)
+  return found, state
+
+
+def test_a_gradient_far_above_its_mean_changes_nothing():
+  norms = [1.0, 3.0] * 60
+  norms[20] = norms[110] = 100.0  # The first is before the guard has learnt.
+  norms[112] = 19.0  # Below 10 times the mean.
+  found, state = spiked_steps(norms)
+  assert found == [110] and state.step == 120
+  assert 2.0 < state.watch['mean'] < 4.0
+
+
+def test_gradients_that_grow_for_good_are_believed():
+  found, _ = spiked_steps([1.0] * 100 + [50.0] * 60, limit=10.0)
+  assert found[0] == 100 and 159 not in found
+
+
+def test_numbers_that_are_not_finite_teach_nothing():
+  found, state = spiked_steps([1.0] * 100 + [jnp.nan, jnp.inf, 1.0, 90.0])
+  assert found == [100, 101, 103]
+  np.testing.assert_allclose(state.watch['mean'], 1.09, rtol=1e-5)
+
+
+def test_without_a_limit_a_state_remembers_nothing():
+  assert guard.watch(0.0) == {}
+
+
+@pytest.mark.parametrize(
+  'field', [{'spike_limit': 0.5}, {'max_bad_steps': 0},
+            {'watchdog_minutes': -1.0}]
+)  # fmt: skip
+def test_limits_that_make_no_sense(field):
+  with pytest.raises(UserError, match=f'guard.{next(iter(field))}'):
+    guard.GuardSpec(**field)
