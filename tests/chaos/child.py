@@ -1,0 +1,157 @@
+"""One process of a training run, with what is to go wrong in it."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+# Imported here, so that a fork server has it all when it forks a child.
+import train
+from ldm_jax.data.stream import Stream
+from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training.watchdog import Watchdog
+from ldm_jax.types import UserError
+from tests.chaos import small
+
+
+def main(config: dict, workdir, fault: dict, log, began, rank=None) -> None:
+  """Trains and leaves with train.py's exit code.
+
+  Args:
+    config, workdir: of train.train.
+    fault: what breaks: {'kind': name, ...}; see the functions below.
+    log: file that gets stdout and stderr.
+    began: an event that is set when the first step begins.
+    rank: (its number, how many, port) in a run of several processes.
+  """
+  file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  os.dup2(file, 1)
+  os.dup2(file, 2)
+  sys.stdout = os.fdopen(1, 'w', buffering=1)
+  sys.stderr = os.fdopen(2, 'w', buffering=1)
+  sys.__stderr__ = sys.stderr
+  tell(began)
+  if rank is not None:
+    join(rank)
+  globals()[fault.get('kind', 'nothing')](fault)
+  try:
+    code = train.train(config, str(workdir))
+  except UserError as error:
+    print(f'Error: {error}')
+    code = 2
+  except (
+    train.guard.TooManyBadSteps,
+    checkpoint.SaveError,
+    train.runs.DataError,
+  ) as error:
+    print(f'Error: {error}')
+    code = 1
+  print(f'Exit code {code}.')
+  os._exit(code)
+
+
+def tell(began):
+  at = Watchdog.at
+
+  def spoken(self, phase, step):
+    at(self, phase, step)
+    if phase == 'a step':
+      began.set()
+
+  Watchdog.at = spoken
+
+
+def join(rank):
+  number, count, port = rank
+  os.environ |= {
+    'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+    'JAX_NUM_PROCESSES': str(count),
+    'JAX_PROCESS_ID': str(number),
+  }
+  initialize = parallel.jax.distributed.initialize
+  # A process that is gone is missed sooner than after 100 s.
+  parallel.jax.distributed.initialize = lambda **kwargs: initialize(
+    heartbeat_timeout_seconds=10, **kwargs
+  )
+  parallel.initialize()
+
+
+def nothing(fault):
+  del fault
+
+
+def killed_at(fault):
+  """SIGKILL at the `nth` time that a save comes to `point`."""
+  left = [fault['nth']]
+
+  def at_point(name):
+    left[0] -= name == fault['point']
+    if left[0] == 0:
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  checkpoint.at_point = at_point
+
+
+def stopped_at(fault):
+  """SIGTERM when the loop is about to do `phase` at `step`."""
+  at = Watchdog.at
+
+  def spoken(self, phase, step):
+    at(self, phase, step)
+    if (phase, step) == (fault['phase'], fault['step']):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  Watchdog.at = spoken
+
+
+def data_stalls(fault):
+  """No batch any more from `step` on, as of a dead storage."""
+  wait, calls = Stream.wait, [0]
+
+  def stuck(self, seconds):
+    calls[0] += 1
+    if calls[0] > fault['step']:
+      time.sleep(seconds)
+      return self._waited() > self.stall_limit
+    return wait(self, seconds)
+
+  def take(self):
+    return TimeoutError('no batch')
+
+  Stream.wait = stuck
+  if fault.get('silent'):  # The storage hangs in a call that never returns.
+    Stream.wait = lambda self, seconds: threading.Event().wait()
+  else:
+    Stream._take = lambda self: (
+      take(self) if calls[0] > fault['step'] else self._queue.get()
+    )
+
+
+def step_hangs(fault):
+  """The loop blocks before a step, as in a collective that nobody joins."""
+  to_device, calls = small.runs.Run.to_device, [0]
+
+  def stuck(self, batch):
+    calls[0] += 1
+    if calls[0] == fault['step']:
+      threading.Event().wait()
+    return to_device(self, batch)
+
+  small.runs.Run.to_device = stuck
+
+
+def worker_dies(fault):
+  """The process that reads data is killed, as for want of memory."""
+  to_device, calls = small.runs.Run.to_device, [0]
+
+  def stuck(self, batch):
+    calls[0] += 1
+    if calls[0] == fault['step']:
+      import multiprocessing
+
+      for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGKILL)
+    return to_device(self, batch)
+
+  small.runs.Run.to_device = stuck

@@ -1,0 +1,297 @@
+"""Rows that one process can show: it compiles once and trains many times."""
+
+import contextlib
+import functools
+import os
+import pathlib
+import random
+import resource
+import shutil
+import signal
+from unittest import mock
+
+import jax
+import numpy as np
+
+import train
+from ldm_jax.training import checkpoint, guard, parallel
+from ldm_jax.training.watchdog import Watchdog
+from ldm_jax.types import UserError
+from tests.chaos import small
+
+Folder = pathlib.Path
+
+
+@functools.cache
+def trainer_of(stage: str) -> small.Trainer:
+  return small.Trainer(small.STAGES[stage]())
+
+
+@functools.cache
+def whole_run(folder: Folder, stage: str) -> Folder:
+  """The workdir of an uninterrupted run that saved each step."""
+  workdir = folder / f'whole_{stage}'
+  assert trainer_of(stage)(small.STAGES[stage](save_every=1), workdir) == 0
+  return workdir
+
+
+def resume(folder: Folder, rng: random.Random):
+  """Resumed after k of 40 steps, k = 1..39, both stages: bitwise the same."""
+  cases = [(s, k) for k in range(1, small.STEPS) for s in small.STAGES]
+  rng.shuffle(cases)
+  for stage, step in cases:
+    trainer, expected = trainer_of(stage), whole_run(folder, stage)
+    workdir = folder / f'{stage}_{step}'
+    config = small.STAGES[stage]()
+    small.resumable(workdir, expected, config, step)
+    assert trainer(config, workdir) == 0
+    small.assert_same_run(workdir, expected)
+    shutil.rmtree(workdir)
+    yield f'{stage}, step {step}'
+
+
+def chained(folder: Folder, rng: random.Random):
+  """Stopped and resumed again and again, at random steps."""
+  for number in range(1000):
+    stage = list(small.STAGES)[number % 2]
+    trainer, expected = trainer_of(stage), whole_run(folder, stage)
+    workdir = folder / f'chain_{number}'
+    stops = sorted(rng.sample(range(1, small.STEPS), 5))
+    for stop in stops:
+      with asked_to_stop('a step', stop):
+        code = trainer(small.STAGES[stage](), workdir)
+      assert code == train.EXIT_CODE
+    assert trainer(small.STAGES[stage](), workdir) == 0
+    small.assert_same_run(workdir, expected)
+    shutil.rmtree(workdir)
+    yield f'{stage}, stopped at {stops}'
+
+
+@contextlib.contextmanager
+def asked_to_stop(phase: str, step: int, times: int = 1):
+  """SIGTERM when the loop is about to do `phase` at `step`."""
+  at, left = Watchdog.at, [times]
+
+  def spoken(self, said, here):
+    at(self, said, here)
+    if (said, here) == (phase, step) and left[0]:
+      for _ in range(left[0]):
+        os.kill(os.getpid(), signal.SIGTERM)
+      left[0] = 0
+
+  with mock.patch.object(Watchdog, 'at', spoken):
+    yield
+
+
+def preempted(folder: Folder, rng: random.Random):
+  """SIGTERM at every phase: at most a step more, saved, 75, the same end."""
+  config = small.diffusion(show_every=10, save_every=10)
+  trainer = small.Trainer(config)
+  expected = folder / 'whole_preempted'
+  assert trainer(config, expected) == 0
+  phases = [
+    ('opening the run', lambda: 0),
+    ('a step', lambda: 1),
+    ('a step', lambda: rng.randrange(2, small.STEPS)),
+    ('waiting for data', lambda: rng.randrange(1, small.STEPS)),
+    ('drawing', lambda: rng.choice((10, 20, 30))),
+    ('saving', lambda: rng.choice((10, 20, 30))),
+  ]
+  for number in range(1000):
+    phase, draw = phases[number % len(phases)]
+    step, times = draw(), 1 + number // len(phases) % 2
+    workdir = folder / f'preempted_{number}'
+    with asked_to_stop(phase, step, times):
+      assert trainer(config, workdir) == train.EXIT_CODE
+    steps = checkpoint.Checkpoints(workdir).steps()
+    if step:  # At most the step under way was added.
+      assert step <= steps[-1] <= step + 1, (phase, step, steps)
+    assert trainer(config, workdir) == 0
+    small.assert_same_run(workdir, expected)
+    shutil.rmtree(workdir)
+    yield f'{phase}, step {step}, {times} signals'
+
+
+def damaged(folder: Folder, rng: random.Random):
+  """A file of the newest checkpoint flipped, cut, emptied, grown or gone."""
+  whole = whole_run(folder, 'first_stage')
+  steps = (38, 39, 40)
+  expected = {step: small.items(whole, step) for step in steps}
+  for number in range(1000):
+    workdir = folder / f'damaged_{number}'
+    for step in steps:
+      shutil.copytree(
+        whole / 'checkpoints' / str(step), workdir / f'checkpoints/{step}'
+      )
+    hit = steps[1:] if number % 5 == 4 else steps[2:]
+    kinds = [harm(workdir / f'checkpoints/{step}', rng) for step in hit]
+    checkpoints = checkpoint.Checkpoints(workdir)
+    good = min(hit) - 1
+    items, _ = expected[good]
+    # Read as a sampler would: nothing is changed on disk ...
+    small.assert_same_arrays(small.items(workdir)[0], items)
+    # ... and as a run does, which sets the damaged ones aside.
+    assert checkpoints.latest() == good, kinds
+    names = {p.name for p in (workdir / 'checkpoints').iterdir()}
+    assert names == {str(s) for s in steps if s <= good} | {
+      f'{step}.damaged' for step in hit
+    }
+    shutil.rmtree(workdir)
+    yield ', '.join(kinds)
+
+
+def harm(folder: Folder, rng: random.Random) -> str:
+  """Damages one file; returns how."""
+  files = sorted(p for p in folder.rglob('*') if p.is_file())
+  path = rng.choice(files)
+  data = bytearray(path.read_bytes())
+  ways = ['deleted', 'grown'] + (['flipped', 'cut', 'emptied'] if data else [])
+  way = rng.choice(ways)
+  if way == 'deleted':
+    path.unlink()
+  elif way == 'flipped':
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+  else:
+    new = {
+      'grown': bytes(data) + b'x',
+      'cut': bytes(data[: rng.randrange(len(data))]) if data else b'',
+      'emptied': b'',
+    }
+    path.write_bytes(new[way])
+  return f'{path.relative_to(folder)} {way}'
+
+
+def disk_full(folder: Folder, rng: random.Random):
+  """No room before a save, or none left within it: told, and nothing lost."""
+  config = small.diffusion(save_every=10)
+  trainer = small.Trainer(config)
+  expected = folder / 'whole_disk'
+  assert trainer(config, expected) == 0
+  for number in range(1000):
+    workdir = folder / f'disk_{number}'
+    with asked_to_stop('a step', 10):
+      assert trainer(config, workdir) == train.EXIT_CODE
+    if number % 2:
+      with mock.patch.object(checkpoint, 'free_bytes', lambda _: 100):
+        message = failure(trainer, config, workdir, UserError)
+      assert 'it needs' in message and '100 are available' in message
+    else:
+      with file_limit(rng.randrange(1, 30_000)):
+        failure(trainer, config, workdir, (checkpoint.SaveError, OSError))
+    assert checkpoint.Checkpoints(workdir).latest() == 10
+    assert trainer(config, workdir) == 0
+    small.assert_same_arrays(small.items(workdir)[0], small.items(expected)[0])
+    shutil.rmtree(workdir)
+    yield 'within the save' if number % 2 == 0 else 'before the save'
+
+
+def failure(trainer, config, workdir, kinds) -> str:
+  try:
+    trainer(config, workdir)
+  except kinds as error:
+    return str(error)
+  raise AssertionError('the save went well')
+
+
+@contextlib.contextmanager
+def file_limit(size: int):
+  """Files cannot grow beyond `size` bytes in this process."""
+  before = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def bad_numbers(folder: Folder, rng: random.Random):
+  """Batches of NaN or infinity: skipped bitwise; ten in a row end the run."""
+  for number in range(1000):
+    stage = list(small.STAGES)[number % 2]
+    trainer = trainer_of(stage)
+    config = small.STAGES[stage](num_steps=24, save_every=1)
+    ends = number % 4 > 1
+    first = rng.randrange(2, 12)
+    last = first + (9 if ends else rng.randrange(9))
+    bad = rng.choice((np.nan, np.inf, -np.inf))
+    workdir = folder / f'bad_{number}'
+    with poisoned(range(first, last + 1), bad):
+      if ends:
+        kind = guard.TooManyBadSteps
+        assert '10 steps' in failure(trainer, config, workdir, kind)
+      else:
+        assert trainer(config, workdir) == 0
+    checkpoints = checkpoint.Checkpoints(workdir)
+    before, _ = small.items(workdir, first - 1)
+    for step in range(first, min(last, checkpoints.latest()) + 1):
+      small.assert_same_arrays(
+        small.items(workdir, step)[0], before, but=('train/step',)
+      )
+    if not ends:
+      after, _ = small.items(workdir, last + 1)
+      name = next(k for k in after if k.endswith('conv_in/kernel'))
+      assert np.any(after[name] != before[name])
+    shutil.rmtree(workdir)
+    yield f'{stage}, {bad} in steps {first} to {last}'
+
+
+@contextlib.contextmanager
+def poisoned(steps, value):
+  """Images of these steps hold one `value`."""
+  kind = small.runs.Run
+  to_device, calls = kind.to_device, [0]
+
+  def to_bad_device(self, batch):
+    calls[0] += 1
+    if calls[0] in steps:
+      batch['image'] = batch['image'].copy()
+      batch['image'][0, 0, 0, 0] = value
+    return to_device(self, batch)
+
+  with mock.patch.object(kind, 'to_device', to_bad_device):
+    yield
+
+
+MESHES = ((1, 1), (2, 1), (1, 2), (4, 1), (2, 2), (8, 1), (4, 2), (2, 4))
+
+
+def elastic(folder: Folder, rng: random.Random):
+  """Saved on one mesh, gone on with on another, 20 steps."""
+  whole, trainers = {}, {}
+  config = lambda mesh, **changes: small.diffusion(
+    batch_size=8, mesh={'data': mesh[0], 'fsdp': mesh[1]}, **changes
+  )
+  pairs = [(a, b) for a in MESHES for b in MESHES if a != b]
+  rng.shuffle(pairs)
+  with mock.patch.object(parallel, 'MIN_SHARDED_ELEMENTS', 16):
+    for there, here in pairs:
+      for mesh in (there, here):
+        if mesh not in whole:
+          workdir = whole[mesh] = folder / f'mesh_{mesh[0]}x{mesh[1]}'
+          trainers[mesh] = small.Trainer(config(mesh))
+          assert trainers[mesh](config(mesh, save_every=20), workdir) == 0
+      workdir = folder / 'elastic'
+      small.resumable(workdir, whole[there], config(here), 20)
+      same_tree(trainers[here].run, workdir, small.items(whole[there], 20)[0])
+      assert trainers[here](config(here), workdir) == 0
+      found, expected = small.scalars(workdir), small.scalars(whole[there])
+      np.testing.assert_allclose(
+        [row['loss'] for row in found if 'loss' in row],
+        [row['loss'] for row in expected if 'loss' in row],
+        rtol=1e-5,
+      )
+      assert small.items(workdir)[1] == small.items(whole[there])[1]
+      shutil.rmtree(workdir)
+      yield f'{there} to {here}'
+
+
+def same_tree(run, workdir, expected):
+  """What a mesh restores is what another saved."""
+  checkpoints = checkpoint.Checkpoints(workdir)
+  state, held, _ = small.runs.resume(run, checkpoints)
+  leaves = small.named_leaves(jax.device_get(run.to_items(state, held)))
+  small.assert_same_arrays(
+    {k: np.asarray(v) for k, v in leaves.items()}, expected
+  )
+  checkpoints.close()
