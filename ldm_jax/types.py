@@ -17,7 +17,7 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
 
-# (z_t [B h w c], t [B]) -> predicted noise [B h w c].
+# (z_t [B h w c], t [B], whole or fractional) -> predicted noise [B h w c].
 Denoiser = Callable[[Array, Array], Array]
 
 
