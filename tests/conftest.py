@@ -8,6 +8,8 @@ devices share one pool of threads).
 import os
 import pathlib
 
+import pytest
+
 # Read once, when jax is first imported: nothing above this may import it.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = ' '.join(
@@ -27,3 +29,45 @@ os.environ.setdefault(
   str(pathlib.Path(__file__).parents[1] / '.cache' / 'jax'),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+
+@pytest.fixture(scope='session')
+def text_run(tmp_path_factory):
+  """The workdir of an untrained text model of scenes, at step 2."""
+  from tests import tiny
+
+  return _untrained(tmp_path_factory.mktemp('text_run'), tiny.diffusion())
+
+
+@pytest.fixture(scope='session')
+def vq_run(tmp_path_factory):
+  """The workdir of an untrained VQ first stage of scenes, at step 2."""
+  from tests import tiny
+
+  config = tiny.first_stage(first_stage={'name': 'vq', 'num_codes': 16})
+  return _untrained(tmp_path_factory.mktemp('vq_run'), config)
+
+
+def _untrained(folder, config):
+  import jax
+
+  from ldm_jax import build
+  from ldm_jax.training import checkpoint
+
+  parts = build.parts(config)
+  rng = jax.random.key(0)
+
+  @jax.jit
+  def items():
+    found = {'first_stage': build.init_first_stage(parts, rng)}
+    if parts.model is not None:
+      training = build.training(parts)
+      wanted = training.to_items(training.init(rng))
+      found |= {name: wanted[name] for name in ('model', 'ema')}
+    return found
+
+  checkpoint.write_config(folder, config)
+  checkpoints = checkpoint.Checkpoints(folder)
+  checkpoints.save(2, items(), {'scale_factor': 1.0})
+  checkpoints.close()
+  return folder

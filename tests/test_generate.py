@@ -1,0 +1,93 @@
+"""Generation goes on after a kill: the same images, each once."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import ldm_jax
+from ldm_jax import generate
+from ldm_jax.evaluation.shards import Shards
+from ldm_jax.types import UserError
+
+SETTINGS = generate.Settings(steps=2, guidance=2.0, eta=0.5, seed=3)
+
+
+@pytest.fixture(scope='module')
+def ldm(text_run):
+  return ldm_jax.load(text_run)
+
+
+def draw(ldm, folder, num=19, settings=SETTINGS, say=lambda text: None):
+  conditions = generate.Conditions(ldm, '', settings.seed)
+  return generate.draw(ldm, str(folder), num, settings, conditions, 8, say)
+
+
+class Killed(Exception):
+  pass
+
+
+def test_killed_and_run_again(ldm, tmp_path):
+  whole, pace = draw(ldm, tmp_path / 'whole')
+  assert pace['drawn'] == 24 and pace['images_per_second'] > 0
+
+  def kill(text):
+    raise Killed
+
+  with pytest.raises(Killed):
+    draw(ldm, tmp_path / 'parts', say=kill)
+  first = Shards.open(tmp_path / 'parts')
+  assert list(first.missing()) == [8, 16]
+  # A kill while a shard was written leaves this behind.
+  (tmp_path / 'parts' / '00000008.partial').write_bytes(b'half')
+  said = []
+  again, pace = draw(ldm, tmp_path / 'parts', say=said.append)
+  assert 'going on' in said[0] and pace['drawn'] == 16
+  assert again.num == whole.num == 19
+  names = lambda folder: {p.name for p in folder.glob('*.npy')}
+  assert names(tmp_path / 'whole') == names(tmp_path / 'parts')
+  for k in range(19):
+    np.testing.assert_array_equal(again.read(k), whole.read(k))
+  assert draw(ldm, tmp_path / 'parts')[1]['drawn'] == 0
+
+
+def test_other_settings_or_weights_do_not_mix(ldm, tmp_path):
+  draw(ldm, tmp_path, 8)
+  with pytest.raises(UserError, match='guidance was 2.0 and is 3.0'):
+    draw(ldm, tmp_path, 8, dataclasses.replace(SETTINGS, guidance=3.0))
+  params = dict(ldm.params)
+  digest = generate.weights_digest(ldm)
+  ldm.params = {**params, 'ema': {'x': np.ones(3)}}
+  changed = generate.weights_digest(ldm)
+  ldm.params = params
+  assert changed != digest == generate.weights_digest(ldm)
+
+
+def test_conditions_are_the_splits_in_turn(ldm):
+  conditions = generate.Conditions(ldm, 'validation', 0)
+  told, arrays = conditions.of(3, 4)
+  whole, _ = conditions.of(0, 7)
+  assert told['text'] == whole['text'][3:]
+  assert set(arrays) == {'tokens'} and len(arrays['tokens']) == 4
+  source = conditions._source
+  again, _ = conditions.of(len(source) + 3, 4)
+  assert again['text'] == told['text']
+
+
+def test_balanced_classes_leave_out_the_null(ldm):
+  class Classes:
+    class parts:
+      class data:
+        size, eval_split = 32, 'validation'
+
+      class prepare:
+        blank = staticmethod(lambda size: {'label': 0})
+
+    class config:
+      task, null_prob = {'num_classes': 4}, 0.1
+
+  conditions = generate.Conditions(Classes, '', 0)
+  told, arrays = conditions.of(2, 5)
+  assert told['label'] == arrays['label'].tolist() == [2, 0, 1, 2, 0]
+  with pytest.raises(UserError, match='balanced'):
+    generate.Conditions(ldm, 'balanced', 0)
