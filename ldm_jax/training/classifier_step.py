@@ -1,0 +1,89 @@
+"""One optimisation step of the classifier of noisy latents."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.diffusion.loss import add_noise
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.first_stage.codec import Codec
+from ldm_jax.models.classifier import NoisyClassifier
+from ldm_jax.training.accumulate import accumulated_grad
+from ldm_jax.types import Array, Batch, Params
+
+
+@flax.struct.dataclass
+class ClassifierState:
+  """Everything a resumed run needs, and only arrays."""
+
+  step: Array  # int32 scalar
+  params: Params
+  opt_state: optax.OptState
+  # What the guard remembers; empty unless guard.spike_limit is set.
+  watch: Params = flax.struct.field(default_factory=dict)
+
+
+def init_state(model: NoisyClassifier, tx, z_shape, rng: Array):
+  """A fresh state; z_shape is (h, w, c)."""
+  z, t = jnp.zeros((1, *z_shape)), jnp.zeros((1,), jnp.int32)
+  params = model.init(rng, z, t)['params']
+  return ClassifierState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
+def make_train_step(
+  model: NoisyClassifier,
+  codec: Codec,
+  schedule: Schedule,
+  tx: optax.GradientTransformation,
+  grad_accum: int = 1,
+  gather: Callable[[Params], Params] = lambda params: params,
+):
+  """Returns train_step(state, frozen, batch, rng) -> (state, metrics).
+
+  Cross-entropy of `label` [B] at timesteps drawn as the diffusion's are.
+  """
+
+  def loss_fn(params, frozen, batch, rng):
+    encode_rng, dropout_rng, t_rng, eps_rng = jax.random.split(rng, 4)
+    z = codec.encode(frozen, batch['image'], encode_rng)  # [B h w c]
+    t = jax.random.randint(t_rng, z.shape[:1], 0, schedule.num_timesteps)
+    z_t = add_noise(schedule, z, t, jax.random.normal(eps_rng, z.shape))
+    logits = model.apply(
+      {'params': gather(params)},
+      z_t,
+      t,
+      train=True,
+      rngs={'dropout': dropout_rng},
+    )
+    loss = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['label']
+    ).mean()
+    right = jnp.argmax(logits, -1) == batch['label']
+    metrics = {
+      'loss': loss,
+      'accuracy': jnp.mean(right.astype(jnp.float32)),
+      'latent_std': jnp.std(z),
+    }
+    return loss, metrics
+
+  def train_step(state, frozen: Params, batch: Batch, rng: Array):
+    rng = jax.random.fold_in(rng, state.step)
+    grads, metrics = accumulated_grad(
+      lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
+      state.params,
+      batch,
+      rng,
+      grad_accum,
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics['grad_norm'] = optax.tree.norm(grads)
+    return (
+      ClassifierState(state.step + 1, params, opt_state, state.watch),
+      metrics,
+    )
+
+  return train_step
