@@ -16,6 +16,21 @@ import flax.linen as nn
 
 from ldm_jax.types import UserError
 
+# What the type does not say, by the name of the key in any section: sizes of
+# which nothing could be built, and shares.
+_SIZES = {
+  'channels', 'depth', 'embed_dim', 'head_width', 'in_channels', 'length',
+  'multipliers', 'norm_groups', 'num', 'num_classes', 'num_codes', 'num_heads',
+  'num_res_blocks', 'out_channels', 'scale_batches', 'transformer_depth',
+  'vocab_size', 'width', 'z_channels',
+}  # fmt: skip
+_BELOW_ONE = {'dropout', 'ema_decay'}
+_SHARES = {'null_prob'}
+_NOT_NEGATIVE = {
+  'elbo_weight', 'eta', 'min_snr_gamma', 'scale_factor', 'seed',
+  'simple_weight',
+}  # fmt: skip
+
 
 def construct(
   section: str, kind: type, values: Mapping[str, Any], **extra
@@ -49,6 +64,8 @@ def construct(
   values = {
     k: _fitted(key_of(section, k), v, hints[k]) for k, v in values.items()
   }
+  for key, value in values.items():
+    _check_range(section, key, value)
   return kind(**values, **extra)
 
 
@@ -113,6 +130,21 @@ def _fitted(key: str, value: Any, hint: Any) -> Any:
       return value
   names = ' or '.join(getattr(o, '__name__', str(o)) for o in options)
   raise UserError(f'{key}={value!r} must be {names}.')
+
+
+def _check_range(section: str, key: str, value: Any):
+  """Raises UserError for numbers that are right in type alone."""
+  for holds, keys, words in (
+    (lambda x: x >= 1, _SIZES, '1 or more'),
+    (lambda x: 0 <= x < 1, _BELOW_ONE, 'at least 0 and below 1'),
+    (lambda x: 0 <= x <= 1, _SHARES, 'between 0 and 1'),
+    (lambda x: x >= 0, _NOT_NEGATIVE, '0 or more'),
+  ):
+    if key in keys:
+      numbers = value if isinstance(value, tuple) else (value,)
+      numbers = [x for x in numbers if type(x) in (int, float)]
+      if not all(map(holds, numbers)):
+        raise UserError(f'{key_of(section, key)}={value!r} must be {words}.')
 
 
 def _as(origin: type) -> tuple[type, ...]:

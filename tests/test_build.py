@@ -3,6 +3,7 @@
 import pytest
 
 from ldm_jax import build
+from ldm_jax import run as runs
 from ldm_jax.types import UserError
 from tests import tiny
 
@@ -42,6 +43,42 @@ MUTATIONS = [
   ({'batch_size': -1}, 'batch_size=-1 must be at least 1'),
   ({'mesh': {'model': 2}}, "'mesh.model' is not a config key"),
   ({'sampling': {'stepz': 2}}, "Did you mean 'sampling.steps'"),
+  ({'guard': {'watchdog': 5}}, "Did you mean 'guard.watchdog_minutes'"),
+  ({'guard': {'spike_limit': 0.5}}, 'guard.spike_limit=0.5 must be above 1'),
+  ({'profile': {'start': 0}}, 'profile.start=0 must be 1 or more'),
+  ({'init_from': 3}, 'init_from=3 must be str'),
+  ({'mesh': {'fsdp': 1.5}}, 'mesh.fsdp=1.5 must be int'),
+  ({'mesh': 4}, 'mesh=4 must be dict'),
+  ({'optim': {'learning_rate': 0.0}}, 'optim.learning_rate=0.0 is not'),
+  ({'optim': {'b1': 1.0}}, 'optim.b1=1.0 is not allowed: it must be in [0, 1)'),
+  ({'optim': {'moment_dtype': 'float16'}}, "'float32', 'bfloat16'"),
+  ({'optim': {'lr': 1e-4}}, "'optim.lr' is not a config key"),
+  ({'data': {'size': '32'}}, "data.size='32' must be int"),
+  ({'data': {'flip': 'yes'}}, "data.flip='yes' must be bool"),
+  ({'data': {'resample': 'nearest'}}, 'must be one of lanczos, bicubic'),
+  ({'data': {'max_bad': 2.0}}, 'data.max_bad=2.0'),
+  ({'data': {'num_workers': -1}}, 'data.num_workers=-1'),
+  ({'data': None}, 'data is missing from the config'),
+  ({'grad_accum': 0}, 'grad_accum=0 must be at least 1'),
+  ({'batch_size': 7.5}, 'batch_size=7.5 must be int'),
+  ({'save_every': 0}, 'save_every=0 must be at least 1'),
+  ({'seed': -1}, 'seed=-1 must be 0 or more'),
+  ({'null_prob': 1.5}, 'null_prob=1.5 must be between 0 and 1'),
+  ({'ema_decay': 1.0}, 'ema_decay=1.0 must be at least 0 and below 1'),
+  ({'scale_factor': -1.0}, 'scale_factor=-1.0 must be 0 or more'),
+  ({'scale_factor': 'auto'}, "scale_factor='auto' must be float"),
+  ({'sampling': {'steps': 2000}}, 'steps=2000 is outside 1 to 1000'),
+  ({'sampling': {'num': 0}}, 'sampling.num=0 must be 1 or more'),
+  ({'sampling': {'sampler': 'dim'}}, "sampler='dim' is unknown; allowed: ddim"),
+  ({'unet': {'multipliers': (1, 0)}}, 'unet.multipliers=(1, 0) must be 1'),
+  ({'unet': {'num_heads': 3}}, 'attention heads (3) must divide'),
+  ({'unet': {'dropout': 1.5}}, 'unet.dropout=1.5 must be at least 0'),
+  ({'unet': {'out_channels': 4}}, 'latents have; set it to 3'),
+  ({'first_stage': 'kl_f4'}, "first_stage='kl_f4' must be dict"),
+  ({'first_stage': {'multipliers': 3}}, 'first_stage.multipliers=3 must be'),
+  ({'first_stage': {'embed_dim': 0}}, 'first_stage.embed_dim=0 must be 1'),
+  ({'task': {'length': 0}}, 'task.length=0 must be 1 or more'),
+  ({'loss': {'min_snr_gamma': -1.0}}, 'loss.min_snr_gamma=-1.0 must be 0'),
 ]  # fmt: skip
 
 
@@ -49,6 +86,29 @@ MUTATIONS = [
 def test_a_bad_config_is_named_with_its_key(change, says):
   with pytest.raises(UserError) as error:
     build.parts(tiny.merged(tiny.diffusion(), change))
+  assert says in str(error.value)
+
+
+# What is found when devices and data are looked at, still before compiling.
+OPENED = [
+  ({'optim': {'warmup_steps': 50}}, 'optim.warmup_steps=50 is longer than'),
+  ({'grad_accum': 3}, 'must be a multiple of 3. Use 6 or 9'),
+  ({'mesh': {'data': 0}}, 'mesh.data=0, mesh.fsdp=1: each must be at least'),
+  ({'data': {'source': 'imagenet'}}, "data.source='imagenet'; it must be"),
+  ({'data': {'source': 'folder', 'path': 'gone'}}, "'gone' is not a folder"),
+  ({'unet': {'attention_backend': 'flash9'}}, "attention_backend='flash9'"),
+  ({'first_stage': {'norm_groups': 3}}, 'norm_groups=3 does not divide'),
+  ({'first_stage': {'attention_levels': (9,)}}, 'has levels 0 to 2'),
+  ({'task': {'vocab_size': 10}}, 'task.vocab_size=10 is too small for the 39'),
+  ({'task': {'vocab_file': 'gone.txt'}}, 'Cannot read the vocabulary gone'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('change', 'says'), OPENED)
+def test_what_does_not_fit_devices_or_data_is_named(change, says):
+  config = tiny.merged(tiny.diffusion(mesh={'data': 1}), change)
+  with pytest.raises(UserError) as error:
+    runs.open_run(build.parts(config))
   assert says in str(error.value)
 
 

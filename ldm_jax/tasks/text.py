@@ -35,7 +35,14 @@ class Prepare:
         'This run has no tokenizer, so it takes token ids and no strings; '
         'set task.vocab_file to a BERT vocab.txt to use strings.'
       )
-    return WordPieces(self.vocab_file, self.length)
+    words = WordPieces(self.vocab_file, self.length)
+    # JAX would read the last row for what is beyond the table.
+    if words.vocab_size > self.vocab_size:
+      raise UserError(
+        f'task.vocab_size={self.vocab_size} is too small for the '
+        f'{words.vocab_size} words of task.vocab_file={self.vocab_file!r}.'
+      )
+    return words
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
     text = example['text']

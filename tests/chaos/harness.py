@@ -18,6 +18,7 @@ import pathlib
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -81,6 +82,8 @@ def main() -> int:
   parser.add_argument('--out', default='')
   options = parser.parse_args()
   environment()
+  # Ended from outside, it takes its row with it.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   context = multiprocessing.get_context('spawn')
   bad = 0
   for name in options.only.split(','):
@@ -92,7 +95,10 @@ def main() -> int:
       target=row, args=(name, count, seconds, options.seed, results)
     )
     process.start()
-    process.join()
+    try:
+      process.join()
+    finally:
+      process.terminate()
     held, failed, took = (
       results.get()
       if process.exitcode == 0

@@ -64,6 +64,7 @@ def diffusion(**changes) -> dict:
     'stage': 'diffusion',
     'grad_accum': 1,
     'first_stage': {'name': 'identity'},
+    'scale_factor': 3.3,
     'task': {'name': 'unconditional'},
     'unet': {
       'out_channels': 3,
