@@ -61,6 +61,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
     print(f'Going on from step {first}.')
   stream = run.stream(meta['next_example'], workdir)
   panel = runs.Panel(run)
+  quick = quick_metrics.QuickMetrics(run, top.eval_num)
   progress = metrics.Progress(top.num_steps, first, top.batch_size)
   profiler = Profiler(workdir, run.parts.profile)
   bad_steps = guard.BadSteps(run.parts.guard.max_bad_steps)
@@ -106,6 +107,9 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
           writer.images(done, name, images, columns)
           if extra:
             writer.scalars(done, extra)
+        if top.eval_every and (done % top.eval_every == 0 or last):
+          watchdog.at('evaluating', done)
+          writer.scalars(done, quick.measure(state, held))
         if done % top.save_every == 0 or last:
           save()
         checkpoints.check()

@@ -53,6 +53,8 @@ class TopLevel:
   dtype: str = 'float32'
   log_every: int = 100
   show_every: int = 5_000
+  eval_every: int = 0  # 0: never
+  eval_num: int = 256  # images of each of these evaluations
   save_every: int = 10_000
   keep_checkpoints: int = 3
   mesh: dict = dataclasses.field(default_factory=dict)
@@ -157,7 +159,10 @@ def parts(config: Mapping[str, Any]) -> Parts:
   if top.dtype not in DTYPES:
     raise UserError(f'dtype={top.dtype!r}; allowed: {", ".join(DTYPES)}.')
   _positive(top, ('num_steps', 'batch_size', 'grad_accum', 'log_every',
-                  'show_every', 'save_every', 'keep_checkpoints'))  # fmt: skip
+                  'show_every', 'save_every', 'keep_checkpoints',
+                  'eval_num'))  # fmt: skip
+  if top.eval_every < 0:
+    raise UserError(f'eval_every={top.eval_every} must be 0 (never) or more.')
   dtype = DTYPES[top.dtype]
   shared = {
     'config': top,

@@ -363,27 +363,35 @@ class Session:
 
 
 def reconstruction(ldm) -> Callable:
-  """images [B H W 3] in [-1, 1] -> (the same again, codes or None), split
-  over the devices; KL by the posterior's mode."""
+  """images [B H W 3] in [-1, 1] -> (the same again, codes or None)."""
+  params = ldm.params['first_stage']
+  return reconstructor(ldm.parts.first_stage)(params)
+
+
+def reconstructor(first_stage) -> Callable:
+  """params -> a function as `reconstruction` gives; compiled once.
+
+  Images are split over the devices of this process; KL gives its mode.
+  """
   mesh = Mesh(np.asarray(jax.local_devices()), ('images',))
   split = NamedSharding(mesh, PartitionSpec('images'))
   everywhere = NamedSharding(mesh, PartitionSpec())
-  params = jax.device_put(ldm.params['first_stage'], everywhere)
 
   @jax.jit
   def again(params, images):
-    found, aux = ldm.parts.first_stage.apply({'params': params}, images)
+    found, aux = first_stage.apply({'params': params}, images)
     return found, aux.get('indices')
 
-  def run(images):
+  def run(params, images):
     count = len(images)
-    more = -count % mesh.size
-    images = np.concatenate([images, *[images[-1:]] * more])
+    images = np.concatenate([images, *[images[-1:]] * (-count % mesh.size)])
     found, indices = again(params, jax.device_put(images, split))
     indices = None if indices is None else np.asarray(indices)[:count]
     return np.asarray(found)[:count], indices
 
-  return run
+  return lambda params: functools.partial(
+    run, jax.device_put(params, everywhere)
+  )
 
 
 def read_weights(path: str) -> Mapping[str, np.ndarray]:

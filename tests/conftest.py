@@ -49,25 +49,34 @@ def vq_run(tmp_path_factory):
 
 
 def _untrained(folder, config):
+  """Random weights in their shapes: nothing is compiled."""
   import jax
+  import numpy as np
 
   from ldm_jax import build
   from ldm_jax.training import checkpoint
 
   parts = build.parts(config)
-  rng = jax.random.key(0)
+  key, rng = jax.random.key(0), np.random.default_rng(0)
 
-  @jax.jit
   def items():
-    found = {'first_stage': build.init_first_stage(parts, rng)}
+    found = {'first_stage': build.init_first_stage(parts, key)}
     if parts.model is not None:
       training = build.training(parts)
-      wanted = training.to_items(training.init(rng))
+      wanted = training.to_items(training.init(key))
       found |= {name: wanted[name] for name in ('model', 'ema')}
     return found
 
+  def fill(path, leaf):
+    if leaf.ndim < 2:
+      value = float(path[-1].key == 'scale')
+      return np.full(leaf.shape, value, np.float32)
+    deviation = np.float32(np.prod(leaf.shape[:-1]) ** -0.5)
+    return deviation * rng.standard_normal(leaf.shape, np.float32)
+
+  filled = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(items))
   checkpoint.write_config(folder, config)
   checkpoints = checkpoint.Checkpoints(folder)
-  checkpoints.save(2, items(), {'scale_factor': 1.0})
+  checkpoints.save(2, filled, {'scale_factor': 1.0})
   checkpoints.close()
   return folder

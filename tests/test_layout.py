@@ -55,7 +55,9 @@ ALLOWED = {
   },
   'measure': {'evaluation', 'session', '__init__'},
   'sweep': {'evaluation', 'measure', 'session', 'types'},
-  'quick_metrics': {'data', 'evaluation', 'pipeline', 'run', 'session'},
+  'quick_metrics': {
+    'evaluation', 'generate', 'pipeline', 'run', 'session', 'training',
+  },
   '__init__': {'pipeline'},
 }
 SCRIPTS = {

@@ -1,0 +1,111 @@
+"""A few cheap numbers while training: held-out data, averaged weights."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+
+from ldm_jax import generate, session
+from ldm_jax import run as runs
+from ldm_jax.evaluation import (
+  features,
+  first_stage_metrics,
+  image_sets,
+  moments,
+  random_features,
+  scene_accuracy,
+)
+from ldm_jax.evaluation.frechet import frechet_distance
+from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.training import parallel
+
+# Images that the samples are compared with; they are read once.
+_REFERENCE = 2000
+_BATCH = 64
+# Of what is found, not measured: they do not change.
+_SETTINGS = ('pairs', 'codebook_size')
+
+
+class QuickMetrics:
+  """Of `num` samples, or of as many reconstructions, with fixed seeds.
+
+  The distance is the random-feature one of evaluate.py: it needs no weights,
+  and says whether a run still gets better. It is not FID.
+  """
+
+  def __init__(self, run: runs.Run, num: int):
+    self._run, self._num = run, num
+
+  def measure(self, state: Any, held: Any) -> dict[str, float]:
+    """{'eval_...': value}; nothing for stages that draw no images."""
+    if self._run.parts.sampling is not None:
+      found = self._of_samples(state, held)
+    elif self._run.parts.config.stage == 'first_stage':
+      found = self._of_reconstructions(state)
+    else:
+      found = {}
+    return {f'eval_{name}': value for name, value in found.items()}
+
+  @functools.cached_property
+  def _network(self) -> features.Network:
+    return random_features.network()
+
+  @functools.cached_property
+  def _held_out(self) -> image_sets.ImageSet:
+    spec = self._run.parts.data
+    return image_sets.of_source(self._run.eval_source, spec, spec.eval_split)
+
+  @functools.cached_property
+  def _reference(self) -> moments.Moments:
+    batches = self._held_out.first(_REFERENCE).batches(_BATCH)
+    found = features.stream(self._network, batches)
+    return moments.of(f['pool'] for f in found)
+
+  @functools.cached_property
+  def _pipeline(self) -> LatentDiffusionPipeline:
+    return LatentDiffusionPipeline(self._run.parts, {}, 1.0, self._run.mesh)
+
+  def _of_samples(self, state, held) -> dict[str, float]:
+    ldm = self._pipeline
+    ldm.scale_factor = float(held['scale_factor'])
+    ldm.params = {
+      'first_stage': held['first_stage'],
+      'model': state.params,
+      'ema': state.ema,
+    }
+    told, inputs = generate.Conditions(ldm, '', 0).of(0, self._num)
+    settings = dataclasses.asdict(self._run.parts.sampling)
+    settings |= {'num': self._num, 'batch_size': _BATCH}
+    images = ldm.sample(**settings, **inputs)
+    batches = [images[i : i + _BATCH] for i in range(0, self._num, _BATCH)]
+    found = features.stream(self._network, batches)
+    a, b = moments.of(f['pool'] for f in found), self._reference
+    numbers = {
+      'random_frechet': frechet_distance(
+        a.mean, a.covariance, b.mean, b.covariance
+      )
+    }
+    if self._run.parts.data.source == 'scenes' and 'text' in told:
+      scores = scene_accuracy.scene_accuracy(images, told['text'])
+      numbers |= {f'scene_{k}': v for k, v in scores.items()}
+    return numbers
+
+  def _of_reconstructions(self, state) -> dict[str, float]:
+    section = self._run.parts.config.first_stage
+    names = ['psnr', 'random_rfrechet']
+    names += ['ssim'] if self._run.parts.data.size >= 11 else []
+    names += ['codebook'] if section['name'] == 'vq' else []
+    found = first_stage_metrics.of_run(
+      names,
+      self._held_out.first(self._num),
+      self._reconstruct(jax.tree.map(parallel.fetch, state.params)),
+      _BATCH,
+      {'random_rfrechet': self._network},
+      num_codes=section.get('num_codes', 0),
+    )
+    return {k: v for k, v in found.items() if k not in _SETTINGS}
+
+  @functools.cached_property
+  def _reconstruct(self):
+    return session.reconstructor(self._run.parts.first_stage)
