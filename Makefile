@@ -8,7 +8,7 @@ QUICKSTART ?= runs/quickstart
 TWO := -n 2 --dist loadfile
 PIP := bin/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test test-all test-parity lint bench requirements clean
+.PHONY: help quickstart test test-all test-parity lint bench chaos requirements clean
 
 help:  ## List the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
@@ -42,6 +42,9 @@ lint: .venv/stamp  ## Check lint and format.
 
 bench: .venv/stamp  ## Measure; results go to benchmarks/results.
 	.venv/bin/python -m benchmarks.conv_gradients
+
+chaos: .venv/stamp  ## Kill, stop and damage runs; ARGS=--full for all of it.
+	.venv/bin/python -m tests.chaos $(ARGS)
 
 clean:  ## Remove environments and caches; runs stay.
 	rm -rf .venv .venv-parity .cache .pytest_cache .ruff_cache build dist
