@@ -16,7 +16,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ldm_jax import build, cli, dry_run
+from ldm_jax import build, cli, dry_run, quick_metrics
 from ldm_jax import run as runs
 from ldm_jax.training import checkpoint, frozen, guard, metrics, parallel
 from ldm_jax.training.preemption import EXIT_CODE, Preemption
