@@ -28,9 +28,18 @@ CLIP = 'cond_stage_model.transformer.'
 POSITION_IDS = CLIP + clip_names.POSITION_IDS
 _CLIP_VOCABULARY = clip_names.DEFAULTS['vocab_size']
 # Carried where they are: the networks and scalars that losses keep.
-CARRIED = ('loss.', 'first_stage_model.loss.')
-# Left out: a sampler's buffers, saved with the model by accident.
-STRAYS = ('ddim_', 'model.model_ema', 'lvlb_weights')
+CARRIED = tuple(
+  f'{stage}{name}'
+  for stage in ('', 'first_stage_model.', 'cond_stage_model.')
+  # The second: random colours, in which a first stage of maps is shown.
+  for name in ('loss.', 'colorize')
+)
+# Left out: a sampler's buffers, saved with the model by accident, and the
+# averages of a first stage, which no diffusion model reads.
+STRAYS = (
+    'ddim_', 'model.model_ema', 'lvlb_weights', 'first_stage_model.model_ema.',
+    'cond_stage_model.model_ema.',
+)  # fmt: skip
 
 
 def read_state(
@@ -96,7 +105,10 @@ def read_state(
     config['schedule'] = compvis_buffers.find_schedule(
       config['schedule'], tensors, path, notes
     )
-    meta['scale_factor'] = _scale_factor(read, tensors, path, notes)
+    scale = meta['scale_factor'] = _scale_factor(read, tensors, path, notes)
+    if config['task']['name'] == 'inpainting' and scale != 1.0:
+      # The release conditions on a latent that it does not scale.
+      config['task'] = {**config['task'], 'latent_scale': 1.0 / scale}
     meta['use_ema'] = _use_ema(use_ema, read.use_ema, has_ema, path, notes)
     if 'ema' not in items:
       items['ema'] = items['model']['unet']

@@ -45,7 +45,7 @@ IGNORED = {
 
 # Keys with one supported value: the release's default.
 FIXED = {
-  'model': {'given_betas': None, 'cosine_s': 8e-3},
+  'model': {'given_betas': None},
   'unet': {
     'conv_resample': True,
     'dims': 2,
@@ -127,7 +127,7 @@ def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
 def _latent_diffusion(params: Section, rate: float) -> Read:
   known = (
       'beta_schedule', 'channels', 'concat_mode', 'cond_stage_config',
-      'conditioning_key', 'first_stage_config', 'image_size',
+      'conditioning_key', 'cosine_s', 'first_stage_config', 'image_size',
       'l_simple_weight', 'learn_logvar', 'linear_end', 'linear_start',
       'logvar_init', 'loss_type', 'original_elbo_weight', 'parameterization',
       'scale_by_std', 'scale_factor', 'timesteps', 'unet_config', 'use_ema',
@@ -153,6 +153,7 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
       'num_timesteps': params.integer('timesteps', 1000),
       'start': params.number('linear_start', 1e-4),
       'end': params.number('linear_end', 2e-2),
+      'cosine_s': params.number('cosine_s', 8e-3),
     },
     'loss': {
       'prediction': params.choice(

@@ -1,7 +1,10 @@
-"""Text encoders with other heads, in the form that the release can hold.
+"""Models of other forms, in the form that the release can hold.
 
-Its encoder has eight heads of width 64, whatever the model's width. Fewer and
-narrower ones are a special case of that: the rest of the heads is zero.
+Its text encoder has eight heads of width 64, whatever the model's width. Fewer
+and narrower ones are a special case of that: the rest of the heads is zero.
+
+Its inpainting reads a masked latent that is not scaled. A scale can stand in
+the weights that read it.
 """
 
 from collections.abc import Mapping
@@ -50,6 +53,33 @@ def widened(
   return (
     {**config, 'task': task},
     {**items, 'model': {**model, 'conditioner': conditioner}},
+  )
+
+
+def unscaled(
+  config: Mapping[str, Any], items: Mapping[str, Any], meta: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(config, items) of the same function, of masked latents as released."""
+  task, scale = config.get('task', {}), meta.get('scale_factor', 1.0)
+  share = scale * task.get('latent_scale', 1.0)
+  if task.get('name') != 'inpainting' or np.isclose(share, 1.0, rtol=1e-12):
+    return dict(config), dict(items)
+  channels = config['unet']['out_channels']
+
+  def scaled(unet: Mapping) -> dict[str, Any]:
+    kernel = np.array(unet['conv_in']['kernel'])  # [k k ci co]
+    # x_t, the masked latent, the mask.
+    kernel[:, :, channels : 2 * channels] *= np.float32(share)
+    return {**unet, 'conv_in': {**unet['conv_in'], 'kernel': kernel}}
+
+  model = items['model']
+  return (
+    {**config, 'task': {**task, 'latent_scale': 1.0 / scale}},
+    {
+      **items,
+      'model': {**model, 'unet': scaled(model['unet'])},
+      'ema': scaled(items['ema']),
+    },
   )
 
 

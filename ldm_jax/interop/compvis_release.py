@@ -52,6 +52,7 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
     'linear_start': schedule.get('start', 0.0015),
     'linear_end': schedule.get('end', 0.0195),
     'beta_schedule': schedule.get('kind', 'linear'),
+    'cosine_s': schedule.get('cosine_s', 8e-3),
     'timesteps': schedule.get('num_timesteps', 1000),
     'loss_type': loss.get('kind', 'l2'),
     'parameterization': loss.get('prediction', 'eps'),

@@ -27,6 +27,13 @@ class LatentDiffusion(nn.Module):
   logvar_timesteps: int = 0
   logvar_init: float = 0.0
 
+  @property
+  def frozen(self) -> tuple[str, ...]:
+    """The parts of the parameters that training leaves as they are."""
+    return (
+      ('conditioner',) if getattr(self.conditioner, 'frozen', False) else ()
+    )
+
   def setup(self):
     if self.logvar_timesteps:
       self.logvar_table = self.param(

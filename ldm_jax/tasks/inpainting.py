@@ -72,22 +72,30 @@ class Prepare:
 
 
 class Inpainting(nn.Module):
-  """image and mask -> concat [B h w c + 1]; the null knows no pixel."""
+  """image and mask -> concat [B h w c + 1]; the null knows no pixel.
+
+  The masked image's latent is at unit scale, as the other latents, times
+  `latent_scale`. The release leaves it unscaled: there this is 1 over the
+  scale factor, as imports have it.
+  """
+
+  latent_scale: float = 1.0
 
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del train
-    return Conditioning(concat=masked_latent(batch, encode))
+    concat = masked_latent(batch, encode, self.latent_scale)
+    return Conditioning(concat=concat)
 
   def null(self, batch: Batch) -> Batch:
     return {**batch, 'mask': jnp.ones_like(batch['mask'])}
 
 
-def masked_latent(batch: Batch, encode) -> Array:
+def masked_latent(batch: Batch, encode, scale: float = 1.0) -> Array:
   """The masked image's latent and the mask in [-1, 1]: [B h w c + 1]."""
   image = batch['image']
   mask = (batch['mask'] >= 0.5).astype(image.dtype)
   # Masked in [0, 1] and then moved to [-1, 1], so holes are -1 and not grey.
-  z = encode(image * (1 - mask) - mask)
+  z = scale * encode(image * (1 - mask) - mask)
   # torch's nearest, which the released weights know: the first pixel of each
   # block. jax.image.resize would take the one in the middle.
   rows, columns = (

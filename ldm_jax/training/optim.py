@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -96,9 +97,16 @@ def learning_rate(
 
 
 def make(
-  spec: OptimSpec, num_steps: int, batch_size: int
+  spec: OptimSpec,
+  num_steps: int,
+  batch_size: int,
+  frozen: tuple[str, ...] = (),
 ) -> optax.GradientTransformation:
-  """Clipping, then AdamW (Adam where weight_decay is 0)."""
+  """Clipping, then AdamW (Adam where weight_decay is 0).
+
+  The parts of the parameters named in `frozen` stay bit for bit what they are,
+  weight decay included, and have no moments.
+  """
   clip = (
     optax.clip_by_global_norm(spec.clip_norm)
     if spec.clip_norm
@@ -112,7 +120,18 @@ def make(
     mu_dtype=jnp.dtype(spec.moment_dtype),
     weight_decay=spec.weight_decay,
   )
-  return optax.chain(clip, adam)
+  tx = optax.chain(clip, adam)
+  if not frozen:
+    return tx
+
+  def labels(params):
+    every = lambda tree, label: jax.tree.map(lambda _: label, tree)
+    return {
+      k: every(x, 'frozen' if k in frozen else 'trained')
+      for k, x in params.items()
+    }
+
+  return optax.partition({'trained': tx, 'frozen': optax.set_to_zero()}, labels)
 
 
 def _require(holds: bool, name: str, spec: OptimSpec, allowed: str):

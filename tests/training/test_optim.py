@@ -131,3 +131,21 @@ def test_impossible_values_are_refused_by_name(change, message):
 def test_a_warm_up_longer_than_the_run_is_refused():
   with pytest.raises(UserError, match='warmup_steps=11.*num_steps=10'):
     optim.learning_rate(OptimSpec(1e-4, warmup_steps=11), 10, 1)
+
+
+def test_frozen_parts_stay_what_they_are():
+  spec = OptimSpec(0.1, weight_decay=0.5, clip_norm=1.0)
+  params = {
+    'unet': {'w': jnp.ones(3)},
+    'conditioner': {'deep': {'w': jnp.full(4, 2.0)}},
+  }
+  tx = optim.make(spec, 10, batch_size=1, frozen=('conditioner',))
+  state = tx.init(params)
+  # Two moments of the U-Net alone.
+  assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == 2 * 3
+  grads = jax.tree.map(jnp.ones_like, params)
+  updates, _ = tx.update(grads, state, params)
+  assert not updates['conditioner']['deep']['w'].any()
+  alone = {'unet': params['unet']}
+  wanted, _ = one_step(spec, alone, {'unet': grads['unet']})
+  np.testing.assert_array_equal(updates['unet']['w'], wanted['unet']['w'])
