@@ -1,4 +1,4 @@
-"""Trains a first stage or a latent diffusion model.
+"""Trains a first stage, a latent diffusion model, or a classifier of latents.
 
   python train.py --config=configs/first_stage/scenes_kl.py --workdir=runs/kl
   python train.py --config=configs/text_scenes.py --workdir=runs/text \
@@ -97,7 +97,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
       if done % top.log_every == 0 or last:
         values = jax.device_get(scalars)
         values['learning_rate'] = float(run.training.learning_rate(done - 1))
-        if run.parts.model is not None:
+        if run.parts.on_latents:
           frozen.warn_if_off_scale(done, float(values['latent_std']))
         writer.scalars(done, values | progress.log(done, values))
       with progress.paused():

@@ -202,6 +202,44 @@ def diffusion(
   return config
 
 
+def classifier(
+  *,
+  first_stage: dict,
+  classifier: dict,
+  optim: dict,
+  batch_size: int,
+  num_steps: int,
+  data: dict | None = None,
+  schedule: dict | None = None,
+) -> ml_collections.ConfigDict:
+  """A classifier's training on the noisy latents of a diffusion run."""
+  config = _run('classifier', data or {}, optim, num_steps, batch_size)
+  config.first_stage = first_stage
+  config.first_stage_from = placeholder(str)  # the run that it is to guide
+  config.scale_factor = placeholder(float)  # that run's
+  config.scale_batches = 8  # with an untrained first stage
+  classifier_defaults = dict(
+    num_res_blocks=2,
+    head_width=placeholder(int),
+    num_heads=placeholder(int),
+    pool='attention',
+    hidden=2048,
+    scale_shift_norm=False,
+    resblock_updown=False,
+    dropout=0.0,
+    norm_groups=32,
+    remat=False,
+    attention_backend=placeholder(str),
+  )
+  config.classifier = _section(classifier_defaults, classifier)
+  schedule_defaults = dict(
+    kind='linear', num_timesteps=1000, start=0.0015, end=0.0195
+  )
+  config.schedule = _section(schedule_defaults, schedule or {})
+  config.loss = ml_collections.ConfigDict()  # Cross-entropy has no settings.
+  return config
+
+
 def select(config, variant: str, **others: dict) -> ml_collections.ConfigDict:
   """The config itself for '', or a variant: 'tiny', or one of `others`.
 
@@ -246,6 +284,11 @@ def _tiny(config) -> ml_collections.ConfigDict:
 
   config.first_stage_from = 'random'  # An untrained one: nothing to wait for,
   config.scale_factor = None  # and its scale is anyone's guess.
+  if config.stage == 'classifier':
+    config.classifier.update(
+      channels=32, multipliers=(1, 2), attention_levels=(1,), num_res_blocks=1
+    )
+    return config
   unet = config.unet
   unet.update(channels=32, multipliers=(1, 2), attention_levels=(1,))
   unet.update(num_res_blocks=1, transformer_depth=1)

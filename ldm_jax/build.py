@@ -22,10 +22,17 @@ from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage import autoencoder
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
+from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.latent_diffusion import LatentDiffusion
 from ldm_jax.models.unet import UNet
 from ldm_jax.tasks import TASKS
-from ldm_jax.training import diffusion_step, first_stage_step, guard, optim
+from ldm_jax.training import (
+  classifier_step,
+  diffusion_step,
+  first_stage_step,
+  guard,
+  optim,
+)
 from ldm_jax.training.profile import ProfileSpec
 from ldm_jax.types import Array, Params, UserError
 
@@ -71,6 +78,8 @@ class TopLevel:
   schedule: dict = dataclasses.field(default_factory=dict)
   ema_decay: float = 0.9999
   sampling: dict = dataclasses.field(default_factory=dict)
+  # Of the classifier stage, which has a schedule and a first stage too:
+  classifier: dict = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,20 +99,26 @@ class MeshSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """A run without its weights. The last three are None in a first stage's."""
+  """A run without its weights. What a stage does not have is None."""
 
   config: TopLevel
   data: DataSpec
   first_stage: nn.Module
   prepare: Any
   mesh: MeshSpec
-  loss: FirstStageLossSpec | DiffusionLossSpec
+  loss: FirstStageLossSpec | DiffusionLossSpec | None
   optim: optim.OptimSpec
   guard: guard.GuardSpec
   profile: ProfileSpec
   model: LatentDiffusion | None = None
   schedule: Schedule | None = None
   sampling: SamplingSpec | None = None
+  classifier: NoisyClassifier | None = None
+
+  @property
+  def on_latents(self) -> bool:
+    """Whether what is trained sees latents of a frozen first stage."""
+    return self.config.stage != 'first_stage'
 
   @property
   def codec(self) -> Codec:
@@ -203,12 +218,30 @@ def parts(config: Mapping[str, Any]) -> Parts:
       **shared,
     )
     built.model.unet.check()
+    latent = built.first_stage.latent_channels
+    if built.model.unet.out_channels != latent:
+      raise UserError(
+        f'unet.out_channels={built.model.unet.out_channels} is not what the '
+        f"first stage's latents have; set it to {latent}."
+      )
     # Pictures are drawn hours after the start: what they need is checked now.
     built.sampling.table(schedule)
     built.sampling.thresholded(pixels=built.first_stage.downsampling == 1)
+  elif top.stage == 'classifier':
+    classifier = sections.construct(
+      'classifier', NoisyClassifier, top.classifier, dtype=dtype
+    )
+    classifier.check()
+    built = Parts(
+      prepare=TASKS['class_label'].prepare(classifier.num_classes),
+      loss=None,
+      schedule=sections.call('schedule', schedules.make, top.schedule),
+      classifier=classifier,
+      **shared,
+    )
   else:
     raise UserError(
-      f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion'."
+      f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion', 'classifier'."
     )
   built.latent_shape_of(built.data.size, built.data.size)  # Checks the size.
   return built
@@ -277,12 +310,14 @@ def training(
   `gather` makes sharded parameters whole; see training.parallel.
   """
   top = built.config
-  optimizer = lambda: optim.make(built.optim, top.num_steps, top.batch_size)
+  optimizer = lambda frozen=(): optim.make(
+    built.optim, top.num_steps, top.batch_size, frozen
+  )
   learning_rate = optim.learning_rate(
     built.optim, top.num_steps, top.batch_size
   )
   watch = guard.watch(built.guard.spike_limit)
-  if built.model is None:
+  if not built.on_latents:
     tx, disc_tx = optimizer(), optimizer()
     side = built.data.size
     return Training(
@@ -296,7 +331,25 @@ def training(
       items={'params': 'first_stage'},
       learning_rate=learning_rate,
     )
-  tx = optimizer()
+  if built.classifier is not None:
+    tx = optimizer()
+    return Training(
+      init=lambda rng: classifier_step.init_state(
+        built.classifier, tx, built.latent_shape, rng
+      ).replace(watch=watch),
+      step=classifier_step.make_train_step(
+        built.classifier,
+        built.codec,
+        built.schedule,
+        tx,
+        top.grad_accum,
+        gather,
+      ),
+      state_class=classifier_step.ClassifierState,
+      items={'params': 'classifier'},
+      learning_rate=learning_rate,
+    )
+  tx = optimizer(built.model.frozen)
   return Training(
     init=lambda rng: init_diffusion_state(built, tx, rng).replace(watch=watch),
     step=diffusion_step.make_train_step(

@@ -61,12 +61,17 @@ def report(config: Mapping[str, Any]) -> int:
 
 def part_shapes(run: runs.Run) -> dict[str, Any]:
   """Abstract parameters, by part."""
-  if run.parts.model is None:
+  if not run.parts.on_latents:
     shapes = {'the first stage': run.abstract_state.params}
     if run.abstract_state.disc_params:
       shapes['the discriminator'] = run.abstract_state.disc_params
     return shapes
   params = run.abstract_state.params
+  if run.parts.classifier is not None:
+    return {
+      'the first stage (frozen)': run.abstract_first_stage,
+      'the classifier': params,
+    }
   return {
     'the first stage (frozen)': run.abstract_first_stage,
     'the U-Net': params['unet'],
@@ -89,7 +94,7 @@ def compile_step(run: runs.Run):
 
 
 def _abstract_frozen(run: runs.Run):
-  if run.parts.model is None:
+  if not run.parts.on_latents:
     return runs.first_stage_frozen(run)
   scale = jax.ShapeDtypeStruct(
     (), np.float32, sharding=parallel.replicated(run.mesh)

@@ -493,6 +493,11 @@ class LatentDiffusionPipeline:
   # Checks and placement.
 
   def _need_model(self):
+    if self.parts.classifier is not None:
+      raise UserError(
+        'This workdir holds a classifier: give it to sample.py as --classifier '
+        'and the run that it is to guide as --workdir.'
+      )
     if self.parts.model is None:
       raise UserError(
         'This workdir holds a first stage alone: it can encode and decode. '

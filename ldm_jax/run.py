@@ -22,6 +22,7 @@ from ldm_jax.nn import conv
 from ldm_jax.pipeline import LatentDiffusionPipeline, to_uint8
 from ldm_jax.training import (
   checkpoint,
+  classifier_step,
   first_stage_step,
   frozen,
   guard,
@@ -97,7 +98,7 @@ class Run:
   def to_items(self, state: Any, held: Params) -> dict[str, Any]:
     """The items of a checkpoint: whole, so that sampling needs nothing else."""
     items = self.training.to_items(state)
-    if self.parts.model is not None:
+    if self.parts.on_latents:
       items['first_stage'] = held['first_stage']
     return items
 
@@ -134,14 +135,17 @@ def open_run(parts: build.Parts) -> Run:
   rng = jax.random.key(config.seed)
   shapes = jax.eval_shape(training.init, rng)
   shardings = parallel.state_shardings(mesh, shapes)
-  return Run(parts, training, mesh, source, eval_source, rng, shardings)
+  run = Run(parts, training, mesh, source, eval_source, rng, shardings)
+  if parts.on_latents:
+    _ = run.abstract_first_stage  # Raises where it cannot be built.
+  return run
 
 
 def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
   """(state, frozen, meta) of a run that has no checkpoint yet."""
   fold = functools.partial(jax.random.fold_in, run.rng)
   meta = {'next_example': 0}
-  if run.parts.model is None:
+  if not run.parts.on_latents:
     held = first_stage_frozen(run)
   else:
     params = _start_first_stage(run, fold(_FIRST_STAGE))
@@ -159,14 +163,14 @@ def resume(
 ) -> tuple[Any, Params, dict[str, Any]] | None:
   """(state, frozen, meta) of the newest valid checkpoint; None without one."""
   abstract = run.training.to_items(run.abstract_state)
-  if run.parts.model is not None:
+  if run.parts.on_latents:
     abstract['first_stage'] = run.abstract_first_stage
   found = checkpoints.restore_latest(abstract)
   if found is None:
     return None
   _, items, meta = found
   state = run.training.from_items(items)
-  if run.parts.model is None:
+  if not run.parts.on_latents:
     return state, first_stage_frozen(run), meta
   held = _diffusion_frozen(run, items['first_stage'], meta['scale_factor'])
   return state, held, meta
@@ -185,7 +189,8 @@ def _warm(run: Run, state: Any) -> Any:
   )
   print(f'Starting from the weights of {workdir}.')
   if run.parts.model is None:
-    return state.replace(params=items['first_stage'])
+    (params,) = items.values()
+    return state.replace(params=params)
   # Two buffers: both are donated.
   unet = jax.tree.map(jnp.copy, items['ema'])
   return state.replace(
@@ -210,6 +215,10 @@ def _start_first_stage(run: Run, rng: Array) -> Params:
     print('The first stage is untrained: good for trying things, not images.')
     params = build.init_first_stage(run.parts, rng)
   elif workdir := config.first_stage_from or config.init_from:
+    if run.parts.classifier is not None:
+      checkpoint.check_same_model(
+        workdir, {'schedule': config.schedule}, sections=('schedule',)
+      )
     params = frozen.load_first_stage(workdir, config.first_stage)
   else:
     raise UserError(
@@ -227,6 +236,8 @@ def _scale(run: Run, params: Params, rng: Array) -> float:
     return 1.0  # Pixels are at unit scale as they are.
   if config.init_from and not config.first_stage_from:
     return frozen.read_scale(config.init_from)
+  if run.parts.classifier is not None and config.first_stage_from != 'random':
+    return frozen.read_scale(config.first_stage_from)
   stream = run.stream(0)
   batches = itertools.islice(stream, config.scale_batches)
   scale = frozen.estimate_scale(
@@ -255,7 +266,7 @@ class Panel:
 
   def __init__(self, run: Run):
     self.run, parts = run, run.parts
-    limit = parts.sampling.num if parts.model is not None else 64
+    limit = parts.sampling.num if parts.sampling is not None else 64
     devices = run.mesh.size
     batch = next(
       data.eval_batches(
@@ -271,8 +282,10 @@ class Panel:
 
   def draw(self, state: Any, held: Params):
     """(name, images uint8 [N H W 3], columns of their grid, scalars)."""
-    if self.run.parts.model is None:
+    if not self.run.parts.on_latents:
       return self._reconstructions(state)
+    if self.run.parts.classifier is not None:
+      return self._classified(state, held)
     return self._samples(state, held)
 
   @functools.cached_property
@@ -296,6 +309,29 @@ class Panel:
     shown = ldm.parts.prepare.show(inputs, images.shape[1:3])
     pairs = np.stack([shown, images], axis=1).reshape(-1, *images.shape[1:])
     return 'samples', pairs, 8, {}
+
+  @functools.cached_property
+  def _classify(self):
+    parts = self.run.parts
+    return jax.jit(
+      classifier_step.make_evaluation(
+        parts.classifier, parts.codec, parts.schedule
+      )
+    )
+
+  def _classified(self, state, held):
+    """What it sees of the first examples, and how often it is right."""
+    here = parallel.to_global(self.run.mesh, dict(self.batch))
+    right, seen = self._classify(state.params, held, here, self.run.rng)
+    right, seen = (
+      parallel.fetch(jnp.moveaxis(x, 1, 0))[: self.count] for x in (right, seen)
+    )  # [N levels ...]
+    scores = {
+      f'eval_accuracy_{i}': float(score)
+      for i, score in enumerate(right.mean(0))
+    }
+    seen = seen[:8].reshape(-1, *seen.shape[2:])
+    return 'seen', np.asarray(to_uint8(seen)), right.shape[1], scores
 
   @functools.cached_property
   def _reconstruct(self):

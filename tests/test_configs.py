@@ -22,6 +22,7 @@ from ldm_jax import build
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
+from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.unet import UNet
 from ldm_jax.training.optim import OptimSpec
 
@@ -93,7 +94,7 @@ MODELS = {
 # Ours: no reference has them.
 DEMOS = {
   'text_scenes', 'class_scenes', 'unconditional_scenes', 'class_cifar10',
-  'class_imagenet64',
+  'class_imagenet64', 'classifier_scenes',
 }  # fmt: skip
 
 
@@ -265,10 +266,11 @@ def test_tiny_is_tiny(name):
   assert found.keys() == counts(full).keys()
   f = parts.first_stage.downsampling
   assert f == build.parts(full).first_stage.downsampling
-  if parts.model is None:
+  if not parts.on_latents:
     assert parts.loss.perceptual_weight == 0
-  else:
-    assert parts.config.first_stage_from == 'random'
+    return
+  assert parts.config.first_stage_from == 'random'
+  if parts.classifier is None:
     assert config['task']['name'] == full['task']['name']
 
 
@@ -280,6 +282,8 @@ def kinds_of_tiny():
     if 'task' in config:
       unet = config['unet']
       kind = config['task']['name'], unet['resblock_updown']
+    elif config['stage'] == 'classifier':
+      kind = 'classifier'
     else:
       stage = config['first_stage']
       kind = stage['name'], len(stage['multipliers']), stage['mid_attention']
@@ -331,6 +335,7 @@ def test_sections_hold_every_key_that_can_be_set():
   # So that any of them can be overridden on the command line.
   diffusion = get('configs/unconditional_churches')
   first_stage = get('configs/first_stage/vq_f8')
+  classifier = get('configs/classifier_scenes')
   for section, kind in (
     (diffusion['unet'], UNet),
     (diffusion['data'], DataSpec),
@@ -338,7 +343,8 @@ def test_sections_hold_every_key_that_can_be_set():
     (diffusion['loss'], DiffusionLossSpec),
     (diffusion['sampling'], build.SamplingSpec),
     (diffusion['mesh'], build.MeshSpec),
-    (diffusion, build.TopLevel),
+    (diffusion | {'classifier': {}}, build.TopLevel),
+    (classifier['classifier'], NoisyClassifier),
     (first_stage['loss'], FirstStageLossSpec),
     (first_stage['first_stage'] | {'name': 0}, build.FIRST_STAGES['vq']),
   ):

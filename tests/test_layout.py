@@ -26,6 +26,9 @@ ALLOWED = {
   'sections': {'types'},
   'build': CORE | {'sections', 'training'},
   'edits': {'data', 'types'},
+  'guides': {
+    'build', 'data', 'diffusion', 'first_stage', 'models', 'training', 'types',
+  },
   'pipeline': {
     'build',
     'diffusion',

@@ -33,6 +33,34 @@ def init_state(model: NoisyClassifier, tx, z_shape, rng: Array):
   return ClassifierState(jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
+# Noise levels of the held-out scores: the data itself, then quarters of T.
+LEVELS = 4
+
+
+def make_evaluation(
+  model: NoisyClassifier, codec: Codec, schedule: Schedule
+) -> Callable:
+  """Returns evaluate(params, frozen, batch, rng) -> (right, seen).
+
+  right [LEVELS B] says whether the class was found, and seen [LEVELS B H W 3]
+  is what it was found in, decoded; level i is timestep i T / LEVELS.
+  """
+
+  def evaluate(params: Params, frozen: Params, batch: Batch, rng: Array):
+    z = codec.encode(frozen, batch['image'])
+    eps = jax.random.normal(rng, z.shape)
+    rights, seen = [], []
+    for level in range(LEVELS):
+      t = jnp.full(len(z), level * schedule.num_timesteps // LEVELS)
+      z_t = add_noise(schedule, z, t, eps)
+      logits = model.apply({'params': params}, z_t, t)
+      rights.append(jnp.argmax(logits, -1) == batch['label'])
+      seen.append(codec.decode(frozen, z_t))
+    return jnp.stack(rights), jnp.stack(seen)
+
+  return evaluate
+
+
 def make_train_step(
   model: NoisyClassifier,
   codec: Codec,

@@ -28,6 +28,11 @@ def load_first_stage(workdir: str, section: dict) -> Params:
 def read_scale(workdir: str) -> float:
   """The scale_factor that a run's checkpoint keeps."""
   _, meta = checkpoint.load_items(workdir, [])
+  if 'scale_factor' not in meta:
+    raise UserError(
+      f'{workdir} knows no scale_factor, as a diffusion run does; give the '
+      'workdir of one, or set scale_factor.'
+    )
   return meta['scale_factor']
 
 

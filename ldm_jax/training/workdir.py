@@ -9,6 +9,9 @@ from etils import epath
 
 from ldm_jax.types import UserError
 
+# The sections of a config that decide which weights there are.
+MODEL_SECTIONS = ('stage', 'first_stage', 'task', 'unet', 'classifier')
+
 
 def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
   """Writes config.json in one piece, on process 0."""
@@ -46,7 +49,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 def check_same_model(
   workdir: epath.PathLike,
   config: Mapping[str, Any],
-  sections: Sequence[str] = ('stage', 'first_stage', 'task', 'unet'),
+  sections: Sequence[str] = MODEL_SECTIONS,
 ) -> None:
   """Raises UserError, naming every key of `sections` that differs.
 
