@@ -37,6 +37,7 @@ ROWS = {
   'bad_numbers': ('inside', 40, 4),
   'bad_images': ('images', 10, 1),
   'hangs': ('outside', 12, 3),
+  'memory': ('inside', 10, 2),
 }
 
 
