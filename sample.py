@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 import ldm_jax
-from ldm_jax import cli
+from ldm_jax import cli, guides
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.evaluation.gallery import Gallery
@@ -111,6 +111,27 @@ _WINDOW = flags.DEFINE_integer(
 _WINDOW_OVERLAP = flags.DEFINE_integer(
   'window_overlap', None, 'By how many pixels windows overlap; a quarter.'
 )
+_CLASSIFIER = flags.DEFINE_string(
+  'classifier', None, "A classifier's run, which guides to --label."
+)
+_CLASSIFIER_SCALE = flags.DEFINE_float(
+  'classifier_scale', 1.0, "Of --classifier's gradient; 0 is none."
+)
+_TARGET = flags.DEFINE_string(
+  'target', None, 'Image, or folder of them, to guide to; docs/guidance.md.'
+)
+_TARGET_SCALE = flags.DEFINE_float(
+  'target_scale', 1.0, "Of --target's gradient; 0 is none."
+)
+_TARGET_DOWNSAMPLING = flags.DEFINE_integer(
+  'target_downsampling', 1, '--target counts so many times smaller.'
+)
+_TARGET_MASK = flags.DEFINE_string(
+  'target_mask', None, 'Bright where --target counts: a file or a folder.'
+)
+_TARGET_LPIPS = flags.DEFINE_string(
+  'target_lpips', None, 'File or folder of LPIPS: --target counts by it.'
+)
 
 # Inputs of every run, whatever its task: an image begun from.
 OF_ALL = ('image', 'mask')
@@ -136,6 +157,7 @@ def main() -> int:
     batch_size=_BATCH.value,
     **(others := others_of_flags()),
     **inputs,
+    guides=guides_of_flags(ldm, num, size),
   )
   told = {'seed': _SEED.value, **dataclasses.asdict(settings), **others}
   told = {k: v for k, v in told.items() if v or k in ALWAYS_TOLD}
@@ -194,9 +216,52 @@ def others_of_flags() -> dict:
   }
 
 
+def guides_of_flags(ldm, num: int, size) -> list:
+  """Guides to --label and to --target; see ldm_jax.guides."""
+  found = []
+  of_each = lambda values: np.stack(
+    [values[i % len(values)] for i in range(num)]
+  )
+  if _CLASSIFIER.value:
+    if not _LABEL.value:
+      raise UserError('--classifier needs the class to guide to: --label.')
+    found.append(
+      guides.to_class(
+        ldm, _CLASSIFIER.value, of_each(_LABEL.value), _CLASSIFIER_SCALE.value
+      )
+    )
+  if not _TARGET.value:
+    return found
+  size = size or (ldm.parts.data.size,) * 2
+  fit = lambda images, **how: of_each(
+    [files.fit(x, size, **how) for x in images]
+  )
+  mask = lpips = None
+  if _TARGET_MASK.value:
+    mask = files.masks('--target_mask', _TARGET_MASK.value)
+    mask = fit(mask, nearest=True)
+  if _TARGET_LPIPS.value:
+    lpips = guides.read_lpips(_TARGET_LPIPS.value)
+  factor = _TARGET_DOWNSAMPLING.value
+  if factor < 1:
+    raise UserError(f'--target_downsampling={factor} must be 1 or more.')
+  found.append(
+    guides.to_image(
+      fit(files.pictures('--target', _TARGET.value)),
+      _TARGET_SCALE.value,
+      guides.identity if factor == 1 else guides.Downsampled(factor),
+      mask,
+      lpips,
+    )
+  )
+  return found
+
+
 def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
   """(how many, what the gallery says of each, the task's arrays of each)."""
   flagged = {'text': _PROMPT.value, 'label': _LABEL.value}
+  if _CLASSIFIER.value and 'label' not in ldm.parts.prepare.needs:
+    del flagged['label']  # The classifier's.
   given = {k: v for k, v in flagged.items() if v is not None}
   given |= (stored := from_files(ldm, size))
   if _INPUTS.value:

@@ -20,7 +20,7 @@ from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage import autoencoder
-from ldm_jax.first_stage.codec import Codec
+from ldm_jax.first_stage.codec import CachedCodec, Codec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.latent_diffusion import LatentDiffusion
@@ -68,6 +68,7 @@ class TopLevel:
   guard: dict = dataclasses.field(default_factory=dict)
   profile: dict = dataclasses.field(default_factory=dict)
   init_from: str = ''  # workdir whose weights a new run starts from
+  latent_cache: str = ''  # folder: images are encoded once, and read from there
   # Of the diffusion stage:
   first_stage_from: str = ''
   scale_factor: float = 0.0  # 0: estimated over scale_batches batches
@@ -125,6 +126,20 @@ class Parts:
     return Codec(self.first_stage)
 
   @property
+  def train_codec(self) -> Codec:
+    """What turns a training batch's `image` into latents."""
+    return CachedCodec(self.first_stage) if self.cached else self.codec
+
+  @property
+  def cached(self) -> bool:
+    return bool(self.config.latent_cache)
+
+  @property
+  def cached_shape(self) -> tuple[int, int, int]:
+    """Of a training batch's `image` with a latent cache."""
+    return *self.latent_shape[:2], CachedCodec(self.first_stage).channels
+
+  @property
   def latent_shape(self) -> tuple[int, int, int]:
     """(h, w, c) of a training image's latent."""
     return self.latent_shape_of(self.data.size, self.data.size)
@@ -157,8 +172,9 @@ class Parts:
   def blank_batch(self, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros in the shapes of training."""
     side = self.data.size
+    shape = self.cached_shape if self.cached else (side, side, 3)
     blank = {
-      'image': np.zeros((side, side, 3), np.float32),
+      'image': np.zeros(shape, np.float32),
       **self.prepare.blank(side),
     }
     return {k: np.stack([v] * size) for k, v in blank.items()}
@@ -244,7 +260,30 @@ def parts(config: Mapping[str, Any]) -> Parts:
       f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion', 'classifier'."
     )
   built.latent_shape_of(built.data.size, built.data.size)  # Checks the size.
+  enough = getattr(built.prepare, 'latent_is_enough', False)
+  if built.cached and not (enough and built.on_latents):
+    raise UserError(
+      f'latent_cache={top.latent_cache!r}: '
+      + (
+        f'task.name={top.task["name"]!r} needs the images themselves.'
+        if built.on_latents
+        else "stage='first_stage' trains on images."
+      )
+      + ' Leave it unset.'
+    )
   return built
+
+
+def check_same_schedule(there: Parts, here: Parts, workdir: str):
+  """Raises UserError where a run and its guide know other noise levels."""
+  if there.schedule is None:
+    raise UserError(f'{workdir} is no diffusion run; give the workdir of one.')
+  if not np.array_equal(there.schedule.alpha_bar, here.schedule.alpha_bar):
+    raise UserError(
+      f'{workdir} has schedule={there.config.schedule}, and this run '
+      f'{here.config.schedule}; a classifier and the run that it guides must '
+      'have the same.'
+    )
 
 
 def first_stage(section: Mapping[str, Any], dtype: Any = jnp.float32):
@@ -339,7 +378,7 @@ def training(
       ).replace(watch=watch),
       step=classifier_step.make_train_step(
         built.classifier,
-        built.codec,
+        built.train_codec,
         built.schedule,
         tx,
         top.grad_accum,
@@ -354,7 +393,7 @@ def training(
     init=lambda rng: init_diffusion_state(built, tx, rng).replace(watch=watch),
     step=diffusion_step.make_train_step(
       built.model,
-      built.codec,
+      built.train_codec,
       built.schedule,
       built.loss,
       tx,

@@ -16,7 +16,9 @@ import numpy as np
 from ldm_jax import build
 from ldm_jax.data import inputs
 from ldm_jax.diffusion.gradient_guidance import Guide, by_classifier, by_image
+from ldm_jax.first_stage import lpips as lpips_files
 from ldm_jax.first_stage.lpips import LPIPS
+from ldm_jax.interop import files
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.training import checkpoint
 from ldm_jax.types import Array, Params, UserError
@@ -43,10 +45,9 @@ def to_class(
       f'{workdir} is a run of stage {parts.config.stage!r} and not of a '
       "classifier; train one with configs/classifier_scenes.py's like."
     )
+  build.check_same_schedule(parts, ldm.parts, workdir)
   checkpoint.check_same_model(
-    workdir,
-    {k: getattr(ldm.config, k) for k in ('first_stage', 'schedule')},
-    sections=('first_stage', 'schedule'),
+    workdir, {'first_stage': ldm.config.first_stage}, sections=('first_stage',)
   )
   items, meta = checkpoint.load_items(workdir, ['classifier'], step)
   theirs = meta['scale_factor']
@@ -140,6 +141,11 @@ def to_image(
   if lpips is not None:
     shared['lpips'] = lpips
   return Guide(_ByImage(transform), rows, shared)
+
+
+def read_lpips(path: str) -> Params:
+  """LPIPS parameters of a file or folder; see first_stage.lpips.load."""
+  return lpips_files.load(path, files.read_tensors)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import ldm_jax
-from ldm_jax import build
+from ldm_jax import build, cache
 from ldm_jax.data import pipeline as data
 from ldm_jax.data import sources
 from ldm_jax.data.stream import DataError
@@ -141,6 +141,14 @@ def open_run(parts: build.Parts) -> Run:
   return run
 
 
+def use_cache(run: Run, held: Params, beat) -> None:
+  """Trains on latents from `config.latent_cache` where that is set."""
+  if run.parts.cached:
+    run.source = cache.open_cache(
+      run.parts, run.source, held['first_stage'], beat
+    )
+
+
 def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
   """(state, frozen, meta) of a run that has no checkpoint yet."""
   fold = functools.partial(jax.random.fold_in, run.rng)
@@ -216,9 +224,8 @@ def _start_first_stage(run: Run, rng: Array) -> Params:
     params = build.init_first_stage(run.parts, rng)
   elif workdir := config.first_stage_from or config.init_from:
     if run.parts.classifier is not None:
-      checkpoint.check_same_model(
-        workdir, {'schedule': config.schedule}, sections=('schedule',)
-      )
+      guided = build.parts(checkpoint.read_config(workdir))
+      build.check_same_schedule(guided, run.parts, workdir)
     params = frozen.load_first_stage(workdir, config.first_stage)
   else:
     raise UserError(

@@ -79,7 +79,7 @@ def test_a_class_is_guided_to(workdir):
   ('changes', 'label', 'says'),
   [
     ({}, 40, 'label 40 is outside 0 to 39'),
-    ({'schedule': {'kind': 'cosine'}}, 1, 'schedule.kind'),
+    ({'schedule': {'kind': 'cosine'}}, 1, 'must have the same'),
     ({'first_stage': {'mid_attention': True}}, 1, 'first_stage.mid_attention'),
   ],
 )

@@ -26,9 +26,7 @@ ALLOWED = {
   'sections': {'types'},
   'build': CORE | {'sections', 'training'},
   'edits': {'data', 'types'},
-  'guides': {
-    'build', 'data', 'diffusion', 'first_stage', 'models', 'training', 'types',
-  },
+  'guides': CORE | {'build', 'interop', 'training'},
   'pipeline': {
     'build',
     'diffusion',
@@ -40,8 +38,17 @@ ALLOWED = {
   },
   # The scripts' own halves.
   'cli': {'types'},
+  'cache': {'data', 'first_stage', 'training', 'types'},
   'run': CORE
-  | {'build', 'evaluation', 'interop', 'pipeline', 'training', '__init__'},
+  | {
+    'build',
+    'cache',
+    'evaluation',
+    'interop',
+    'pipeline',
+    'training',
+    '__init__',
+  },
   'dry_run': {'build', 'run', 'training', 'types'},
   'portable': {'data', 'diffusion', 'nn', 'pipeline', 'types'},
   'weights': {'build', 'interop', 'types'},
@@ -59,14 +66,19 @@ ALLOWED = {
   'measure': {'evaluation', 'session', '__init__'},
   'sweep': {'evaluation', 'measure', 'session', 'types'},
   'quick_metrics': {
-    'evaluation', 'generate', 'pipeline', 'run', 'session', 'training',
+    'evaluation',
+    'generate',
+    'pipeline',
+    'run',
+    'session',
+    'training',
   },
   '__init__': {'pipeline'},
 }
 SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
   'interop', 'data', 'types', 'portable', 'weights', '__init__',
-  'generate', 'session', 'measure', 'sweep', 'quick_metrics',
+  'generate', 'guides', 'session', 'measure', 'sweep', 'quick_metrics',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}

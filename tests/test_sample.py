@@ -128,6 +128,31 @@ def test_an_image_serves_tasks_that_ask_for_none(folder):
       sample.others_of_flags()
 
 
+def test_guides_of_flags(folder):
+  parts = types.SimpleNamespace(data=DataSpec('', 32))
+  ldm = types.SimpleNamespace(parts=parts)
+  assert sample.guides_of_flags(ldm, 2, None) == []
+  with flagsaver.flagsaver(
+    target=str(folder / '1.png'),
+    target_mask=str(folder / '1_mask.png'),
+    target_downsampling=4,
+    target_scale=0.5,
+  ):
+    (guide,) = sample.guides_of_flags(ldm, 2, (16, 8))
+  assert guide.rows['target'].shape == (2, 16, 8, 3)
+  assert guide.rows['mask'].all() and guide.shared['scale'] == 0.5
+  for wrong, says in (
+    ({'classifier': 'x'}, '--classifier needs the class'),
+    ({'target': 'nothing'}, '--target: nothing does not exist'),
+    (
+      {'target': str(folder / '1.png'), 'target_downsampling': 0},
+      '--target_downsampling=0',
+    ),
+  ):
+    with flagsaver.flagsaver(**wrong), pytest.raises(UserError, match=says):
+      sample.guides_of_flags(ldm, 2, None)
+
+
 def test_settings_of_flags():
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
