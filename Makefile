@@ -22,10 +22,9 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text --num=200 \
 	  --inputs=held_out --guidance=2.5 --steps=25 --batch_size=100 \
 	  --out=$(QUICKSTART)/gallery
-	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage \
-	  --metrics=psnr
+	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage
 	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \
-	  --metrics=scene_accuracy
+	  --workdir=$(QUICKSTART)/text
 
 test: .venv/stamp  ## Run the quick tests, without torch.
 	.venv/bin/python -m pytest -q -m 'not slow' --ignore=tests/parity $(TWO)

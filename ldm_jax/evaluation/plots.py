@@ -85,13 +85,24 @@ class _Axis:
     # Rounded, so that 0.1 * 3 is 0.3.
     return [round((first + i) * step, 12) for i in range(count)]
 
+  def log_ticks(self) -> list[float]:
+    """Logarithms of 1, 2 and 5 times powers of ten; of those alone if many."""
+    decades = range(math.floor(self._low), math.ceil(self._high))
+    wide = self._high - self._low > 3
+    found = [
+      math.log10(n) + decade
+      for decade in decades
+      for n in ((1,) if wide else (1, 2, 5))
+    ]
+    return [t for t in found if self._low <= t <= self._high]
+
 
 def _axes(x_axis, y_axis, x_label, y_label, log_x) -> str:
   bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
   parts = [
     f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}" class="axis" fill="none"/>'
   ]
-  for value in x_axis.ticks():
+  for value in x_axis.log_ticks() if log_x else x_axis.ticks():
     x, text = x_axis.at(value), f'{10**value if log_x else value:.3g}'
     parts.append(
       f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}" '

@@ -42,5 +42,12 @@ def test_ticks_are_round_and_inside():
   assert 3 <= len(plots._Axis([7.0], 0, 100).ticks()) <= 8
 
 
+def test_logarithmic_ticks_are_round_numbers():
+  axis = plots._Axis([math.log10(3), math.log10(60)], 0, 100)
+  values = [round(10**t, 9) for t in axis.log_ticks()]
+  assert values == [5, 10, 20, 50]
+  assert plots._Axis([0.0, 5.0], 0, 100).log_ticks() == [0, 1, 2, 3, 4, 5]
+
+
 def test_nothing_to_draw():
   assert 'Nothing' in plots.line_chart({}, 'x', 'y')
