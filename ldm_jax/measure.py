@@ -24,8 +24,9 @@ def evaluate(options: Options, say=print) -> dict[str, Any]:
   of_samples = [name for name in session.metrics if name not in RECONSTRUCTION]
   if of_samples:
     samples = session.samples
-    if jax.process_index():
-      return {}  # Its images are drawn; the first process measures.
+  if jax.process_index():
+    return {}  # Its images are drawn; the first process measures.
+  if of_samples:
     metrics |= session.sample_numbers(samples)
     if 'neighbours' in of_samples:
       pictures |= session.neighbour_picture()

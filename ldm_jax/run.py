@@ -264,7 +264,7 @@ def _diffusion_frozen(run: Run, params: Params, scale: float) -> Params:
 
 
 def first_stage_frozen(run: Run) -> Params:
-  held = first_stage_step.init_frozen(run.parts.loss, files.read_tensors)
+  held = first_stage_step.init_frozen(run.parts.loss, files.read_published)
   return parallel.replicate(run.mesh, held)
 
 

@@ -177,7 +177,7 @@ class Session:
         '(torchvision; sha256 begins with 397923af) and vgg.pth (linear heads '
         'of LPIPS 0.1, md5 d507d7349b931f0638a25a48a722f98a).'
       )
-    return lpips.load(self.options.lpips, read_weights)
+    return lpips.load(self.options.lpips, read_weights, '--lpips')
 
   # Images.
 
@@ -401,7 +401,7 @@ def read_weights(path: str) -> Mapping[str, np.ndarray]:
   """
   if path.endswith('.pb'):
     return graph_file.read_constants(path)
-  return files.read_tensors(path, legacy=True)
+  return files.read_published(path)
 
 
 def save_npz(path: str, samples: ImageSet, found: Statistics) -> None:

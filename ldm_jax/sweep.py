@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from ldm_jax import measure
 from ldm_jax.evaluation import gallery, report
 from ldm_jax.session import RECONSTRUCTION, Options, Session
@@ -53,11 +55,15 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
     settings = dataclasses.replace(options.settings, **row)
     folder = out / name.replace(' ', '_')
     samples = session.drawn(settings, folder)
+    if jax.process_index():
+      continue  # Its images are drawn; the first process measures.
     speed = _speed(folder, session.pace['generation'])
     numbers = session.sample_numbers(samples)
     rows.append({**row, 'images_per_second': speed, 'metrics': numbers})
     shown += samples.take(_SHOWN)
     say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in numbers.items()))
+  if not rows:
+    return {}
   content = {
     'sweep': rows,
     'notes': measure.notes(session, rows[0]['metrics']),

@@ -74,6 +74,7 @@ def _unit(h: Array) -> Array:
 def load(
   path: str | None,
   read_torch: Callable[[str], Mapping[str, np.ndarray]] | None = None,
+  option: str = 'loss.lpips_path',
 ) -> Params:
   """LPIPS parameters from a file, or a folder with the files.
 
@@ -81,6 +82,7 @@ def load(
     path: a .safetensors, .npz or .pth, or a folder with such files: together
       they hold the VGG-16 features and the linear heads.
     read_torch: reads a .pth into arrays by name, without running its pickle.
+    option: what the user called the path.
 
   Raises:
     UserError: no path, missing names, other shapes, or version 0.0 heads.
@@ -96,7 +98,7 @@ def load(
   files = sorted(root.iterdir()) if root.is_dir() else [root]
   files = [file for file in files if file.suffix in suffixes]
   if not root.exists() or not files:
-    raise UserError(f'loss.lpips_path={path!r} holds none of {_NEEDED}.')
+    raise UserError(f'{option}={path!r} holds none of {_NEEDED}.')
   arrays: dict[str, np.ndarray] = {}
   for file in files:
     arrays.update(_read(file, read_torch))

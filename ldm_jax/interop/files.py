@@ -35,6 +35,11 @@ def read_tensors(path: str, legacy: bool = False) -> dict[str, np.ndarray]:
     raise UserError(f'{path} cannot be read: {error}.') from error
 
 
+def read_published(path: str) -> dict[str, np.ndarray]:
+  """As `read_tensors`, for VGG-16 and LPIPS: their files are of before 1.6."""
+  return read_tensors(path, legacy=True)
+
+
 def write_tensors(
   path: str, tensors: Mapping[str, np.ndarray], global_step: int = 0
 ) -> None:
