@@ -45,11 +45,11 @@ PALETTE = {
 }
 
 # Range of the radius by the number of objects, as shares of the image's side.
-RADII = {1: (0.18, 0.25), 2: (0.135, 0.17), 3: (0.125, 0.15)}
+RADII = {1: (0.21, 0.27), 2: (0.135, 0.17), 3: (0.125, 0.15)}
 # The centres of left, centre and right (top, middle, bottom) keep apart, so
 # that a place is never a matter of half a pixel.
 LOW_END, MIDDLE, HIGH_START = 0.37, (0.45, 0.55), 0.63
-MAX_ROTATION = math.radians(20)
+MAX_ROTATION = math.radians(12)
 
 # Extents in units of the radius; chosen for roughly equal areas.
 SQUARE_SIDE = 0.88  # half a side
