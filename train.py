@@ -44,6 +44,8 @@ def train(config: dict, workdir: str) -> int:
     checkpoints = checkpoint.Checkpoints(workdir, run.config.keep_checkpoints)
     start = runs.resume(run, checkpoints) or runs.begin(run)
     checkpoint.write_config(workdir, config)
+    encoding = lambda done: watchdog.at('encoding the data', done)
+    runs.use_cache(run, start[1], encoding)
     done = loop(run, start, checkpoints, workdir, watchdog, preemption)
     watchdog.at('closing', done)
     checkpoints.close()

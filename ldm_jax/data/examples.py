@@ -40,6 +40,10 @@ class Read:
   def one(self, index: int) -> dict:
     """The example at an index, or BadImage."""
     example = dict(self.source[index])
+    if 'latent' in example:  # Of an image that was looked at before.
+      example.setdefault('example_id', index)
+      example['example_id'] = np.int64(example['example_id'])
+      return example
     height, width = example['image'].shape[:2]
     if min(height, width) < self.spec.size and not self.spec.upscale:
       raise images.BadImage(
@@ -75,14 +79,19 @@ class Transform:
     spec = self.spec
     # Always three draws, so that no option changes what `prepare` draws.
     y, x, mirror = rng.random(3)
-    example = images.crop(
-      example,
-      spec.size,
-      place=(y, x) if spec.crop == 'random' else (0.5, 0.5),
-      flip=spec.flip and mirror < 0.5,
-      resample=spec.resample,
-    )
-    example['image'] = images.to_float(example['image'])
+    flip = spec.flip and mirror < 0.5
+    if 'latent' in example:  # ldm_jax/data/latents.py: both are there.
+      example = dict(example)
+      example['image'] = example.pop('latent')[int(flip)]
+    else:
+      example = images.crop(
+        example,
+        spec.size,
+        place=(y, x) if spec.crop == 'random' else (0.5, 0.5),
+        flip=flip,
+        resample=spec.resample,
+      )
+      example['image'] = images.to_float(example['image'])
     kept = {
       key: example.pop(key)
       for key in ('example_id', quarantine.KEY)

@@ -3,7 +3,9 @@
 import dataclasses
 
 import flax.linen as nn
+import jax.numpy as jnp
 
+from ldm_jax.first_stage.autoencoder import sample
 from ldm_jax.types import Array, Params
 
 
@@ -33,3 +35,29 @@ class Codec:
       z / frozen['scale_factor'],
       method='decode',
     )
+
+
+class CachedCodec(Codec):
+  """A codec whose images have been encoded before; see data.latents."""
+
+  @property
+  def channels(self) -> int:
+    """Of what `moments` gives: mean and log-variance, or the latent."""
+    per_channel = getattr(self.first_stage, 'moments_per_channel', 1)
+    return per_channel * self.first_stage.latent_channels
+
+  def moments(self, params: Params, image: Array) -> Array:
+    """image [B H W 3] -> what is kept of it, float32 [B h w channels]."""
+    mean, logvar = self.first_stage.apply(
+      {'params': params}, image, method='moments'
+    )
+    return mean if logvar is None else jnp.concatenate([mean, logvar], -1)
+
+  def encode(
+    self, frozen: Params, image: Array, rng: Array | None = None
+  ) -> Array:
+    """As Codec.encode; `image` is what `moments` gave."""
+    z = image
+    if self.channels != self.first_stage.latent_channels:
+      z = sample(*jnp.split(image, 2, axis=-1), rng)
+    return z * frozen['scale_factor']

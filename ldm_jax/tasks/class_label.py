@@ -16,6 +16,7 @@ class Prepare:
 
   num_classes: int
 
+  latent_is_enough = True  # of the image
   needs = ('label',)
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:

@@ -26,6 +26,7 @@ class Prepare:
   vocab_file: str = ''
   special_tokens: tuple[int, int, int] = (101, 102, 0)
 
+  latent_is_enough = True  # of the image
   needs = ('text',)
 
   @functools.cached_property

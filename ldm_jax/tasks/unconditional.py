@@ -12,6 +12,7 @@ from ldm_jax.types import Batch, Conditioning
 class Prepare:
   """Keeps the image."""
 
+  latent_is_enough = True  # of the image
   needs = ()
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
