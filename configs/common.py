@@ -29,6 +29,7 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
   config.guard = dict(max_bad_steps=10, spike_limit=0.0, watchdog_minutes=30.0)
   config.profile = dict(start=10, steps=0)
   config.init_from = placeholder(str)  # a workdir: start from its weights
+  config.latent_cache = placeholder(str)  # a folder: encode images once
   data_defaults = dict(
     source='folder',
     size=256,
