@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from ldm_jax import generate, session
+from ldm_jax import generate
 from ldm_jax import run as runs
 from ldm_jax.evaluation import (
   features,
@@ -108,4 +108,5 @@ class QuickMetrics:
 
   @functools.cached_property
   def _reconstruct(self):
-    return session.reconstructor(self._run.parts.first_stage)
+    first_stage = self._run.parts.first_stage
+    return first_stage_metrics.reconstructor(first_stage)

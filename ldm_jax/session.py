@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import ldm_jax
 from ldm_jax import generate
@@ -337,12 +336,18 @@ class Session:
     return first_stage_metrics.of_run(
       asked,
       self.split(split).first(self.options.num),
-      reconstruction(self.ldm),
+      self.reconstruct,
       self.options.batch_size,
       networks,
       params,
       num_codes,
     )
+
+  @functools.cached_property
+  def reconstruct(self):
+    """images [B H W 3] in [-1, 1] -> (the same again, codes or None)."""
+    again = first_stage_metrics.reconstructor(self.ldm.parts.first_stage)
+    return again(self.ldm.params['first_stage'])
 
   def neighbour_picture(self) -> dict[str, np.ndarray]:
     """A title, and samples beside their nearest images of the reference."""
@@ -360,38 +365,6 @@ class Session:
       f'the features of a {network.name}'
     )
     return {title: neighbours.picture(samples, self.reference, indices)}
-
-
-def reconstruction(ldm) -> Callable:
-  """images [B H W 3] in [-1, 1] -> (the same again, codes or None)."""
-  params = ldm.params['first_stage']
-  return reconstructor(ldm.parts.first_stage)(params)
-
-
-def reconstructor(first_stage) -> Callable:
-  """params -> a function as `reconstruction` gives; compiled once.
-
-  Images are split over the devices of this process; KL gives its mode.
-  """
-  mesh = Mesh(np.asarray(jax.local_devices()), ('images',))
-  split = NamedSharding(mesh, PartitionSpec('images'))
-  everywhere = NamedSharding(mesh, PartitionSpec())
-
-  @jax.jit
-  def again(params, images):
-    found, aux = first_stage.apply({'params': params}, images)
-    return found, aux.get('indices')
-
-  def run(params, images):
-    count = len(images)
-    images = np.concatenate([images, *[images[-1:]] * (-count % mesh.size)])
-    found, indices = again(params, jax.device_put(images, split))
-    indices = None if indices is None else np.asarray(indices)[:count]
-    return np.asarray(found)[:count], indices
-
-  return lambda params: functools.partial(
-    run, jax.device_put(params, everywhere)
-  )
 
 
 def read_weights(path: str) -> Mapping[str, np.ndarray]:

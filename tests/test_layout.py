@@ -70,7 +70,6 @@ ALLOWED = {
     'generate',
     'pipeline',
     'run',
-    'session',
     'training',
   },
   '__init__': {'pipeline'},

@@ -101,9 +101,10 @@ def test_captions_of_galleries_and_runs(text_run, tmp_path):
 
 
 def test_reconstruction_on_all_devices_is_that_on_one(vq_run):
-  ldm = opened(workdir=str(vq_run)).ldm
+  found = opened(workdir=str(vq_run))
+  ldm = found.ldm
   x = RNG.uniform(-1, 1, (5, 32, 32, 3)).astype(np.float32)
-  found, codes = session.reconstruction(ldm)(x)
+  found, codes = found.reconstruct(x)
   expected = ldm.decode(ldm.encode(x))
   np.testing.assert_allclose(found, expected, atol=1e-4)
   assert codes.shape == (5, 8, 8) and codes.max() < 16

@@ -1,8 +1,12 @@
 """How well images come back: of a first stage, or of two sets pair by pair."""
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 
+import flax.linen as nn
+import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.data import images as pixels
 from ldm_jax.evaluation import pairs
@@ -62,6 +66,33 @@ def of_run(
   for name, (a, b) in sides.items():
     result[name] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
   return result | (usage.result() if 'codebook' in names else {})
+
+
+def reconstructor(first_stage: nn.Module) -> Callable:
+  """params -> (images [B H W 3] in [-1, 1] -> (the same again, codes or None)).
+
+  Compiled once; images are split over the devices of this process. KL gives
+  its mode.
+  """
+  mesh = Mesh(np.asarray(jax.local_devices()), ('images',))
+  split = NamedSharding(mesh, PartitionSpec('images'))
+  everywhere = NamedSharding(mesh, PartitionSpec())
+
+  @jax.jit
+  def again(params, images):
+    found, aux = first_stage.apply({'params': params}, images)
+    return found, aux.get('indices')
+
+  def run(params, images):
+    count = len(images)
+    images = np.concatenate([images, *[images[-1:]] * (-count % mesh.size)])
+    found, indices = again(params, jax.device_put(images, split))
+    indices = None if indices is None else np.asarray(indices)[:count]
+    return np.asarray(found)[:count], indices
+
+  return lambda params: functools.partial(
+    run, jax.device_put(params, everywhere)
+  )
 
 
 def of_sets(
