@@ -83,3 +83,35 @@ def test_a_learned_log_variance_is_trained():
   training = build.training(parts)
   state = jax.eval_shape(training.init, jax.random.key(0))
   assert state.params['logvar'].shape == (1000,)
+
+
+def test_a_frozen_text_encoder_stays_bit_for_bit():
+  task = {
+    'name': 'clip_text', 'width': 16, 'depth': 1, 'num_heads': 2, 'length': 8,
+    'vocab_size': 40, 'special_tokens': (38, 39, 39),
+  }  # fmt: skip
+  config = tiny.diffusion(optim={'weight_decay': 0.5, 'learning_rate': 0.1})
+  config['task'] = task
+  parts = build.parts(config)
+  training = build.training(parts)
+  state = training.init(jax.random.key(0))
+  frozen = {
+    'first_stage': build.init_first_stage(parts, jax.random.key(1)),
+    'scale_factor': jnp.float32(1.0),
+  }
+  step = jax.jit(training.step)
+  after, _ = step(state, frozen, parts.blank_batch(2), jax.random.key(2))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    state.params['conditioner'],
+    after.params['conditioner'],
+  )
+  moved = jax.tree.map(
+    lambda old, new: (old != new).any(),
+    state.params['unet']['conv_in'],
+    after.params['unet']['conv_in'],
+  )
+  assert moved['kernel']
+  # It is saved and found again as any state.
+  again = training.from_items(training.to_items(after))
+  assert jax.tree.structure(again) == jax.tree.structure(after)
