@@ -1,0 +1,136 @@
+"""What the tasks' models draw on held-out scenes, scored by the reader.
+
+  python -m benchmarks.scene_tasks --workdir=RUN [--num=200 --steps=25]
+
+A run of configs/layout_scenes.py, semantic_scenes.py, inpainting_scenes.py or
+super_resolution_scenes.py. Beside the model's figures stand those of what needs
+no model: bicubic enlargement, holes filled with the mean colour.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from absl import flags
+from PIL import Image
+
+import ldm_jax
+from ldm_jax import cli
+from ldm_jax.data import images as pixels
+from ldm_jax.data import scene_reader, sources
+from ldm_jax.evaluation import scene_tasks
+from ldm_jax.evaluation.reconstruction import psnr
+from ldm_jax.types import UserError
+
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'A run.', allow_override=True, required=True
+)
+_NUM = flags.DEFINE_integer('num', 200, 'Held-out scenes.', allow_override=True)
+_STEPS = flags.DEFINE_integer('steps', 25, 'DDIM steps.', allow_override=True)
+_GUIDANCE = flags.DEFINE_float(
+  'guidance', 1.0, 'Classifier-free scale.', allow_override=True
+)
+_OUT = flags.DEFINE_string(
+  'out', None, 'A PNG to write the first 24 to.', allow_override=True
+)
+
+
+def layout(examples, given, drawn):
+  del given
+  boxes, labels = ([e[k] for e in examples] for k in ('boxes', 'box_labels'))
+  return {'model': scene_tasks.layout_scores(drawn, boxes, labels)}
+
+
+def semantic(examples, given, drawn):
+  del examples
+  maps = np.asarray(given['segmentation'])
+  return {'model': scene_tasks.segmentation_scores(drawn, maps)}
+
+
+def super_resolution(examples, given, drawn):
+  size = drawn.shape[1:3]
+  small = pixels.to_uint8(np.asarray(given['low_res']))
+  bicubic = np.stack([_enlarged(image, size) for image in small])
+  real = np.stack([e['image'] for e in examples])
+  texts = [e['text'] for e in examples]
+  return {
+    name: {
+      'psnr': float(psnr(real, found, 255).mean()),
+      **scene_reader.scores(found, texts),
+    }
+    for name, found in (('model', drawn), ('bicubic', bicubic))
+  }
+
+
+def inpainting(examples, given, drawn):
+  real = np.stack([e['image'] for e in examples])
+  texts = [e['text'] for e in examples]
+  hole = np.asarray(given['mask']) >= 0.5
+  known = (real * ~hole).sum((1, 2)) / np.maximum((~hole).sum((1, 2)), 1)
+  mean = np.where(hole, np.rint(known)[:, None, None], real).astype(np.uint8)
+  error = lambda x: float(
+    np.sum(np.square(1.0 * x - real) * hole) / (3 * hole.sum())
+  )
+  report = {
+    name: {'hole_mse': error(found), **scene_reader.scores(found, texts)}
+    for name, found in (('model', drawn), ('mean colour', mean))
+  }
+  report['known_pixels_changed'] = int(np.sum((drawn != real) & ~hole))
+  return report
+
+
+TASKS = {
+  'layout': layout,
+  'semantic': semantic,
+  'super_resolution': super_resolution,
+  'inpainting': inpainting,
+}
+
+
+def main() -> int:
+  ldm = ldm_jax.load(_WORKDIR.value)
+  name = ldm.config.task.get('name')
+  if name not in TASKS:
+    raise UserError(
+      f'{_WORKDIR.value} is a run of the task {name!r}; scored here are '
+      f'{", ".join(TASKS)}.'
+    )
+  spec = ldm.parts.data
+  source = sources.open_source(spec, spec.eval_split)
+  examples = [source[index] for index in range(_NUM.value)]
+  prepared = [
+    ldm.parts.prepare(
+      {**example, 'image': pixels.to_float(example['image'])},
+      np.random.default_rng(index),
+    )
+    for index, example in enumerate(examples)
+  ]
+  keys = set(prepared[0]) - (set() if name == 'inpainting' else {'image'})
+  given = {key: np.stack([p[key] for p in prepared]) for key in keys}
+  drawn = ldm.sample(
+    len(examples),
+    steps=_STEPS.value,
+    guidance=_GUIDANCE.value,
+    batch_size=100,
+    **given,
+  )
+  report = TASKS[name](examples, given, drawn)
+  print(json.dumps(report, indent=2))
+  if _OUT.value:
+    shown = ldm.parts.prepare.show(given, drawn.shape[1:3])[:24]
+    rows = np.stack([shown, drawn[:24], [e['image'] for e in examples[:24]]])
+    height, width = drawn.shape[1:3]
+    sheet = rows.transpose(0, 2, 1, 3, 4).reshape(3 * height, -1, 3)
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).resize((48 * width, 6 * height), 0).save(_OUT.value)
+  return 0
+
+
+def _enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  height, width = size
+  bicubic = Image.Resampling.BICUBIC
+  return np.asarray(Image.fromarray(image).resize((width, height), bicubic))
+
+
+if __name__ == '__main__':
+  cli.run(main)

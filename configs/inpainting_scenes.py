@@ -1,0 +1,19 @@
+"""Inpainting of drawn scenes, with LaMa's masks.
+
+  python train.py --config=configs/inpainting_scenes.py --workdir=DIR \
+    --config.first_stage_from=FIRST
+  python train.py --config=configs/inpainting_scenes.py:tiny --workdir=DIR
+
+FIRST is a run of configs/first_stage/scenes_kl.py. A CPU is enough.
+"""
+
+from configs import common, text_scenes
+
+
+def get_config(variant: str = ''):
+  config = text_scenes.get_config()
+  config.task = dict(name='inpainting', masks='lama_256')
+  config.unet.attention = 'self'
+  config.num_steps = 1200
+  config.sampling.guidance = 1.0
+  return common.select(config, variant)

@@ -1,0 +1,26 @@
+"""Layout to image on drawn scenes: boxes with 40 classes.
+
+  python train.py --config=configs/layout_scenes.py --workdir=DIR \
+    --config.first_stage_from=FIRST
+  python train.py --config=configs/layout_scenes.py:tiny --workdir=DIR
+
+FIRST is a run of configs/first_stage/scenes_kl.py. A CPU is enough.
+"""
+
+from configs import common, text_scenes
+
+
+def get_config(variant: str = ''):
+  config = text_scenes.get_config()
+  # A grid of 32 x 32 corners; three objects and the crop.
+  config.task = dict(
+    name='layout',
+    width=64,
+    depth=2,
+    vocab_size=1025,
+    length=11,
+    num_heads=4,
+    head_width=16,
+    num_classes=40,
+  )
+  return common.select(config, variant)
