@@ -174,6 +174,8 @@ def _examples(ldm, size: tuple[int, int]) -> dict[str, np.ndarray]:
 def _sampler(ldm, settings: Settings, shape: tuple[int, int, int]):
   """inputs -> uint8 images: a function to be jitted."""
   draw, weights = ldm.program
+  # Of no device: the file is not for as many as are here.
+  weights = jax.tree.map(np.asarray, weights)
   table = settings.table(ldm.parts.schedule)
 
   def sampler(weights, inputs):

@@ -137,6 +137,7 @@ def test_every_task_goes_into_a_file_for_any_batch(make, tmp_path):
   content = pathlib.Path(path).read_bytes()
   art = export.deserialize(bytearray(content))
   assert art.platforms == ('cpu', 'cuda', 'tpu')
+  assert art.nr_devices == 1
   assert [str(d) for d in art.out_avals[0].shape] == ['batch', '32', '64', '3']
   assert about['inputs'].keys() >= {'seed', 'number', 'eta'}
   for name, array in parts.prepare.blank(32).items():

@@ -301,3 +301,25 @@ def test_a_log_variance_that_is_not_learned_is_carried():
   assert compvis.write_state(one.config, one.items, one.meta).keys() == (
     state.keys()
   )
+
+
+def test_the_masked_latent_of_a_scaled_model_is_not_scaled():
+  content = released.tiny(released.inpainting())
+  content['model']['params']['scale_factor'] = 0.5
+  state = states.random_state(content)
+  found = compvis.read_state(state, compvis_config.read(content))
+  assert found.config['task']['latent_scale'] == 2.0
+  assert found.meta['scale_factor'] == 0.5
+
+
+def test_averages_and_colours_of_a_first_stage_are_never_fatal():
+  content = released.tiny(released.faces())
+  state = states.random_state(content)
+  more = {
+    'first_stage_model.colorize': np.ones((3, 9, 1, 1), np.float32),
+    'first_stage_model.model_ema.encoderconv_inweight': np.ones(3, np.float32),
+  }
+  read = compvis_config.read(content)
+  found = compvis.read_state(state | more, read)
+  again = compvis.write_state(found.config, found.items, found.meta)
+  assert again.keys() == state.keys() | {'first_stage_model.colorize'}

@@ -50,3 +50,18 @@ def test_what_does_not_fit_in_is_refused(heads, width):
   task = {'name': 'layout', 'num_heads': heads, 'head_width': width}
   with pytest.raises(UserError, match=f'{heads} of {width}'):
     compvis_heads.widened({'task': task}, {'model': {}})
+
+
+def test_the_scale_of_masked_latents_stands_in_the_weights():
+  config = {'task': {'name': 'inpainting'}, 'unet': {'out_channels': 2}}
+  unet = {'conv_in': {'kernel': np.ones((3, 3, 5, 4), np.float32)}}
+  items = {'model': {'unet': unet}, 'ema': unet, 'first_stage': {}}
+  meta = {'scale_factor': 0.25}
+  found, changed = compvis_heads.unscaled(config, items, meta)
+  for tree in (changed['model']['unet'], changed['ema']):
+    kernel = tree['conv_in']['kernel']
+    assert (kernel[:, :, 2:4] == 0.25).all()
+    assert (kernel[:, :, :2] == 1).all() and (kernel[:, :, 4:] == 1).all()
+  assert found['task']['latent_scale'] == 4.0
+  _, again = compvis_heads.unscaled(found, changed, meta)
+  assert again['ema'] is changed['ema']
