@@ -3,7 +3,7 @@
 In the words of scores, eps_theta = -noise * grad log p(z_t); what is drawn from
 p(z_t) p(y | z_t)^scale therefore has
 
-  eps = eps_theta - noise * scale * grad log p(y | z_t)             (Eq. 15)
+  eps = eps_theta - noise * scale * grad log p(y | z_t)
 """
 
 from collections.abc import Callable

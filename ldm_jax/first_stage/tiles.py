@@ -4,9 +4,9 @@ Two things make the tiles of a network differ from its whole: what it sees
 around a pixel, and the group norms, whose statistics are of the whole image.
 So a tile is taken with all that its pixels see (`Half.halo`), and the norms
 are given statistics gathered over all tiles. Those of the first norm are right
-after one pass; each is right one pass after those before it, and in practice
-all of them settle together within a few. The last pass checks that they did:
-its pixels were made with statistics that it then found again.
+after one pass, and each is right one pass after those before it; so there are
+as many passes as norms, or fewer where they settle sooner. The last pass checks
+that they did: its pixels were made with statistics that it then found again.
 
 Levels that attend, and the lowest, run whole: they are 1 / f^2 of the image.
 Memory on the device is therefore that of a tile plus a latent's; images stay
@@ -31,7 +31,7 @@ from ldm_jax.types import Array, Params, UserError
 
 # Statistics have settled where means moved by less than this share of the
 # standard deviation, and variances by this share of themselves.
-SETTLED = 2e-4
+SETTLED = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
