@@ -50,7 +50,8 @@ def train(config: dict, workdir: str) -> int:
     watchdog.at('closing', done)
     checkpoints.close()
   if done < run.config.num_steps:
-    print(f'Told to stop: saved step {done}. The same command goes on.')
+    at = f'saved step {done}' if done else 'before the first step'
+    print(f'Told to stop: {at}. The same command goes on.')
     return EXIT_CODE
   return 0
 
