@@ -94,7 +94,8 @@ MODELS = {
 # Ours: no reference has them.
 DEMOS = {
   'text_scenes', 'class_scenes', 'unconditional_scenes', 'class_cifar10',
-  'class_imagenet64', 'classifier_scenes',
+  'class_imagenet64', 'classifier_scenes', 'layout_scenes',
+  'semantic_scenes', 'super_resolution_scenes', 'inpainting_scenes',
 }  # fmt: skip
 
 
