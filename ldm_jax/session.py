@@ -379,4 +379,10 @@ def read_weights(path: str) -> Mapping[str, np.ndarray]:
 
 def save_npz(path: str, samples: ImageSet, found: Statistics) -> None:
   """The samples and their statistics, as the ADM evaluator reads them."""
-  npz.write(path, np.stack(samples.take(samples.count)), found.moments)
+  pixels = samples.take(samples.count)
+  sizes = {image.shape[:2] for image in pixels}
+  if len(sizes) > 1:
+    raise UserError(
+      f'--save_npz needs images of one size; {samples.name} has {len(sizes)}.'
+    )
+  npz.write(path, np.stack(pixels), found.moments)
