@@ -94,6 +94,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
       if done == first + 1:
         jax.block_until_ready(scalars)
         progress.compiled(done)
+        watchdog.compiled()
       profiler.after_step(scalars)
 
       last = done == top.num_steps

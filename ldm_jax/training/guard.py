@@ -32,7 +32,8 @@ class GuardSpec:
     spike_limit: a step is skipped where a gradient's norm is more than this
       many times its running mean; 0: never. In the first 100 steps none is.
     watchdog_minutes: without progress, after which a run says where it hangs
-      and ends; 0: never. Compiling counts as standing still.
+      and ends; 0: never. Four times as long until the first step is done,
+      since compiling is no progress.
   """
 
   max_bad_steps: int = 10

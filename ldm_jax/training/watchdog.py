@@ -25,12 +25,14 @@ class Watchdog:
   """Ends the process `limit` seconds after the last word of the loop.
 
   Args:
-    limit: seconds; 0 watches nothing.
+    limit: seconds; 0 watches nothing. Until `compiled` is called, it is four
+      times as long.
     die: ends the process; what it raises or does is up to tests.
   """
 
   def __init__(self, limit: float, die=os._exit):
     self._limit, self._die = limit, die
+    self._patience = 4.0
     self._stop = threading.Event()
     self._thread = None
     self._last = ('starting', 0, time.monotonic())
@@ -38,6 +40,10 @@ class Watchdog:
   def at(self, phase: str, step: int) -> None:
     """The loop is about to do `phase`; costs nothing."""
     self._last = (phase, step, time.monotonic())
+
+  def compiled(self) -> None:
+    """The first step is done: from here on every phase is a short one."""
+    self._patience = 1.0
 
   def __enter__(self):
     self.at('starting', 0)
@@ -72,14 +78,14 @@ class Watchdog:
       _tell(_said(*self._last))
       silent = silent + pause if self._last is heard else 0.0
       heard = self._last
-      if silent >= self._limit:
-        self._end(*heard[:2])
+      if silent >= self._patience * self._limit:
+        self._end(*heard[:2], silent)
         return
 
-  def _end(self, phase, step):
+  def _end(self, phase, step, seconds):
     print(
       f'Error: process {jax.process_index()} has hung for '
-      f'{self._limit:.0f} s: {phase}, at step {step} '
+      f'{seconds:.0f} s: {phase}, at step {step} '
       '(guard.watchdog_minutes). The same command goes on from the last '
       f'checkpoint.\n{self.report()}\nThe stacks of this process:',
       file=sys.stderr,

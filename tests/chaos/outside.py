@@ -180,7 +180,8 @@ def data_ends(folder, workdir, step):
   fault = {'kind': 'data_stalls', 'step': step}
   child = Child(folder, guarded(), workdir, fault)
   assert child.end() == 1, child.said()
-  assert f'failed near example {4 * step}' in child.said(), child.said()
+  assert 'Reading data failed near example' in child.said(), child.said()
+  assert 'TimeoutError: no batch' in child.said()
 
 
 def silence_ends(folder, workdir, step):

@@ -34,6 +34,17 @@ def test_who_speaks_lives():
   assert not codes
 
 
+def test_what_comes_before_the_first_step_may_take_longer():
+  codes = []
+  with Watchdog(0.2, codes.append) as watchdog:
+    time.sleep(0.4)
+    assert not codes
+    watchdog.at('a step', 1)
+    watchdog.compiled()
+    time.sleep(0.6)
+    assert codes
+
+
 def test_no_limit_watches_nothing():
   codes = []
   with Watchdog(0, codes.append):
