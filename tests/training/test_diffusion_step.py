@@ -90,7 +90,11 @@ def test_a_frozen_text_encoder_stays_bit_for_bit():
     'name': 'clip_text', 'width': 16, 'depth': 1, 'num_heads': 2, 'length': 8,
     'vocab_size': 40, 'special_tokens': (38, 39, 39),
   }  # fmt: skip
-  config = tiny.diffusion(optim={'weight_decay': 0.5, 'learning_rate': 0.1})
+  config = tiny.diffusion(
+    optim={'weight_decay': 0.5, 'learning_rate': 0.1},
+    unet={'multipliers': (1,), 'attention_levels': ()},
+    first_stage={'multipliers': (1, 1)},
+  )
   config['task'] = task
   parts = build.parts(config)
   training = build.training(parts)
