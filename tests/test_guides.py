@@ -145,7 +145,9 @@ def test_lpips_features_guide_too():
     shapes,
   )
   target = RNG.integers(0, 256, (32, 32, 3), np.uint8)
-  draw = lambda *given: ldm.sample(num=1, steps=1, guides=given)
+  draw = lambda *given: ldm.sample(
+    num=1, steps=1, spacing='trailing', guides=given
+  )
   guide = guides.to_image(target, 1e4, lpips=params)
   assert (draw(guide) != draw()).any()
 
