@@ -68,6 +68,7 @@ def join(rank):
     'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
     'JAX_NUM_PROCESSES': str(count),
     'JAX_PROCESS_ID': str(number),
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
   }
   initialize = parallel.jax.distributed.initialize
   # A process that is gone is missed sooner than after 100 s.

@@ -139,9 +139,7 @@ def both(folder, config, workdir, faults=({}, {})) -> tuple[int, ...]:
 
 def preempted_pair(folder: Folder, rng: random.Random):
   """SIGTERM to one of two processes: both save the same step and leave."""
-  config = small.diffusion(
-    mesh={'data': -1}, batch_size=16, save_every=10, num_steps=30
-  )
+  config = small.diffusion(mesh={'data': -1}, save_every=10, num_steps=30)
   expected = folder / 'whole'
   assert both(folder, config, expected) == (0, 0)
   for number in range(1000):
@@ -209,7 +207,7 @@ def worker_ends(folder, workdir, step):
 
 
 def rank_hangs(folder, workdir, step):
-  config = guarded(mesh={'data': -1}, batch_size=16)
+  config = guarded(mesh={'data': -1})
   fault = {'kind': 'step_hangs', 'step': step}
   with pair(folder, config, workdir, ({}, fault)) as children:
     codes = [child.end() for child in children]
@@ -220,9 +218,7 @@ def rank_hangs(folder, workdir, step):
 
 def rank_dies(folder, workdir, step):
   del step
-  config = small.diffusion(
-    mesh={'data': -1}, batch_size=16, num_steps=100_000, log_every=100
-  )
+  config = small.diffusion(mesh={'data': -1}, num_steps=100_000, log_every=100)
   with pair(folder, config, workdir, ({}, {})) as children:
     for child in children:
       child.wait_for_first_step()
