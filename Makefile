@@ -15,9 +15,9 @@ help:  ## List the goals.
 
 quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python train.py --config=configs/first_stage/scenes_kl.py \
-	  --workdir=$(QUICKSTART)/first_stage --cpu_devices=2
+	  --workdir=$(QUICKSTART)/first_stage
 	.venv/bin/python train.py --config=configs/text_scenes.py \
-	  --workdir=$(QUICKSTART)/text --cpu_devices=2 \
+	  --workdir=$(QUICKSTART)/text \
 	  --config.first_stage_from=$(QUICKSTART)/first_stage
 	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text --num=200 \
 	  --inputs=held_out --guidance=2.5 --steps=25 --batch_size=100 \

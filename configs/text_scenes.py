@@ -5,7 +5,7 @@
     --config.first_stage_from=FIRST
   python train.py --config=configs/text_scenes.py:tiny --workdir=DIR
 
-A CPU of two cores is enough; --cpu_devices=2 uses both well.
+A CPU of two cores is enough.
 """
 
 from configs import common
@@ -47,7 +47,7 @@ def get_config(variant: str = ''):
       clip_norm=1.0,
     ),
     batch_size=32,
-    num_steps=2200,
+    num_steps=2000,
     sampling=dict(num=16, guidance=2.5),
   )
   config.dtype, config.ema_decay = 'float32', 0.995

@@ -15,14 +15,6 @@ from ldm_jax.types import UserError
 # The exit code of a mistake of the user's, as for unusable arguments.
 USER_ERROR = 2
 
-_CPU_DEVICES = flags.DEFINE_integer(
-  'cpu_devices',
-  None,
-  'Devices that a CPU counts as; JAX counts one. With one per core a small '
-  'model trains faster. The batch size must divide by them.',
-  lower_bound=1,
-)
-
 
 def run(main: Callable[[], int | None]):
   """Parses flags, runs main() and exits with what it returns.
@@ -43,8 +35,6 @@ def run(main: Callable[[], int | None]):
       logging.set_verbosity(logging.WARNING)
     _keep_memory()
     _cache_programs()
-    if _CPU_DEVICES.value is not None:
-      jax.config.update('jax_num_cpu_devices', _CPU_DEVICES.value)
     try:
       sys.exit(main())
     except UserError as error:

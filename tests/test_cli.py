@@ -37,8 +37,6 @@ def run(*arguments):
      'Is {tmp} the workdir of a run?'),
     (['evaluate.py', '--workdir={tmp}', '--metrics=beauty'], "'beauty'"),
     (['train.py', SCENES, '--wrkdir={tmp}'], 'wrkdir'),
-    (['train.py', SCENES, '--workdir={tmp}', '--config.batch_size=8',
-      '--cpu_devices=3'], '3 devices'),
   ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, says, tmp_path):

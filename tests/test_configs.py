@@ -134,6 +134,14 @@ def _model_counts(text):
   return {name: count(part) for name, part in params.items()}
 
 
+@functools.cache
+def _classifier_count(text):
+  parts = build.parts(json.loads(text))
+  z = jnp.zeros((1, *parts.latent_shape))
+  init = lambda rng: parts.classifier.init(rng, z, jnp.zeros(1, jnp.int32))
+  return count(jax.eval_shape(init, jax.random.key(0)))
+
+
 def counts(config):
   """Parameters by part. What several configs share is traced once."""
   smallest = {
@@ -150,6 +158,9 @@ def counts(config):
   if config['stage'] == 'diffusion':
     smallest |= {key: config[key] for key in ('stage', 'task', 'unet')}
     found |= _model_counts(dump(smallest))
+  if config['stage'] == 'classifier':
+    smallest |= {key: config[key] for key in ('stage', 'classifier')}
+    found['classifier'] = _classifier_count(dump(smallest))
   return found
 
 
@@ -250,7 +261,9 @@ def test_table_8_is_complete():
 
 @pytest.mark.parametrize('name', DEMOS)
 def test_demo_builds(name):
-  assert counts(get(f'configs/{name}'))['unet']
+  config = get(f'configs/{name}')
+  trained = {'diffusion': 'unet', 'classifier': 'classifier'}[config['stage']]
+  assert counts(config)[trained]
 
 
 @pytest.mark.parametrize('name', TRAINED)
