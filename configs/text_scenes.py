@@ -47,9 +47,9 @@ def get_config(variant: str = ''):
       clip_norm=1.0,
     ),
     batch_size=32,
-    num_steps=2000,
+    num_steps=1600,
     sampling=dict(num=16, guidance=2.5),
   )
   config.dtype, config.ema_decay = 'float32', 0.995
-  config.log_every, config.show_every, config.save_every = 100, 1200, 1200
+  config.log_every, config.show_every, config.save_every = 100, 800, 800
   return common.select(config, variant)
