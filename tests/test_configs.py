@@ -92,11 +92,11 @@ MODELS = {
 }
 
 # Ours: no reference has them.
-DEMOS = {
+DEMOS = [
   'text_scenes', 'class_scenes', 'unconditional_scenes', 'class_cifar10',
   'class_imagenet64', 'classifier_scenes', 'layout_scenes',
   'semantic_scenes', 'super_resolution_scenes', 'inpainting_scenes',
-}  # fmt: skip
+]  # fmt: skip
 
 
 def module_of(name):
