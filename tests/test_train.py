@@ -51,7 +51,9 @@ def one_device(tmp_path_factory):
 
 
 @pytest.mark.parametrize('stage', tiny.STAGES)
-@pytest.mark.parametrize('mesh', [(8, 1), (4, 2), (2, 4)])
+@pytest.mark.parametrize(
+  'mesh', [(8, 1), pytest.param((4, 2), marks=pytest.mark.slow), (2, 4)]
+)
 def test_eight_devices_train_as_one_does(stage, mesh, one_device, tmp_path):
   data, fsdp = mesh
   config = tiny.STAGES[stage](mesh={'data': data, 'fsdp': fsdp})
@@ -62,7 +64,9 @@ def test_eight_devices_train_as_one_does(stage, mesh, one_device, tmp_path):
 
 
 @pytest.mark.parametrize('stage', tiny.STAGES)
-@pytest.mark.parametrize('stop', [1, 2, 7, 19])
+@pytest.mark.parametrize(
+  'stop', [1, pytest.param(2, marks=pytest.mark.slow), 7, 19]
+)
 def test_resume_is_continue(stage, stop, one_device, tmp_path):
   """Bitwise: parameters, optimizers, EMA, data position, metrics."""
   whole = one_device / stage
