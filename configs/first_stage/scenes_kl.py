@@ -24,8 +24,8 @@ def get_model():
 def get_config(variant: str = ''):
   config = common.first_stage(
     get_model(),
-    # Pixels alone. The KL term is strong for a latent diffusion model: latents
-    # without the background's finest texture are learned in half the steps.
+    # Pixels alone. The KL term is strong for a latent diffusion model: it keeps
+    # the background's finest texture, which nothing tells, out of the latents.
     loss=dict(perceptual_weight=0.0, disc_weight=0.0, kl_weight=0.004),
     data=common.scenes(),
     optim=dict(
