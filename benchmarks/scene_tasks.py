@@ -2,11 +2,14 @@
 
   python -m benchmarks.scene_tasks --workdir=RUN [--num=200 --steps=25]
 
-A run of configs/layout_scenes.py, semantic_scenes.py, inpainting_scenes.py or
-super_resolution_scenes.py. Beside the model's figures stand those of what needs
-no model: bicubic enlargement, holes filled with the mean colour.
+A run of configs/layout_scenes.py, semantic_scenes.py, inpainting_scenes.py,
+inpainting_text_scenes.py or super_resolution_scenes.py. Beside the model's
+figures stand those of what needs no model: bicubic enlargement, holes filled
+with the mean colour. --degradation and --masks give a run other inputs than it
+was trained on.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -25,10 +28,19 @@ from ldm_jax.types import UserError
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'A run.', allow_override=True, required=True
 )
-_NUM = flags.DEFINE_integer('num', 200, 'Held-out scenes.', allow_override=True)
+_SPLIT = flags.DEFINE_string(
+  'split', 'held_out', 'Of scenes.', allow_override=True
+)
+_NUM = flags.DEFINE_integer('num', 200, 'Scenes.', allow_override=True)
 _STEPS = flags.DEFINE_integer('steps', 25, 'DDIM steps.', allow_override=True)
 _GUIDANCE = flags.DEFINE_float(
   'guidance', 1.0, 'Classifier-free scale.', allow_override=True
+)
+_DEGRADATION = flags.DEFINE_string(
+  'degradation', None, "Of low_res; the run's own.", allow_override=True
+)
+_MASKS = flags.DEFINE_string(
+  'masks', None, "A setting of data.masks; the run's own.", allow_override=True
 )
 _OUT = flags.DEFINE_string(
   'out', None, 'A PNG to write the first 24 to.', allow_override=True
@@ -84,6 +96,7 @@ TASKS = {
   'semantic': semantic,
   'super_resolution': super_resolution,
   'inpainting': inpainting,
+  'inpainting_text': inpainting,
 }
 
 
@@ -96,16 +109,20 @@ def main() -> int:
       f'{", ".join(TASKS)}.'
     )
   spec = ldm.parts.data
-  source = sources.open_source(spec, spec.eval_split)
+  source = sources.open_source(spec, _SPLIT.value)
   examples = [source[index] for index in range(_NUM.value)]
+  changes = {'degradation': _DEGRADATION.value, 'masks': _MASKS.value}
+  changes = {key: value for key, value in changes.items() if value}
+  prepare = dataclasses.replace(ldm.parts.prepare, **changes)
   prepared = [
-    ldm.parts.prepare(
+    prepare(
       {**example, 'image': pixels.to_float(example['image'])},
       np.random.default_rng(index),
     )
     for index, example in enumerate(examples)
   ]
-  keys = set(prepared[0]) - (set() if name == 'inpainting' else {'image'})
+  # Where holes are filled, the image is an input too.
+  keys = set(prepared[0]) - (set() if 'mask' in prepared[0] else {'image'})
   given = {key: np.stack([p[key] for p in prepared]) for key in keys}
   drawn = ldm.sample(
     len(examples),

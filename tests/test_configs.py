@@ -96,6 +96,7 @@ DEMOS = [
   'text_scenes', 'class_scenes', 'unconditional_scenes', 'class_cifar10',
   'class_imagenet64', 'classifier_scenes', 'layout_scenes',
   'semantic_scenes', 'super_resolution_scenes', 'inpainting_scenes',
+  'inpainting_text_scenes',
 ]  # fmt: skip
 
 
