@@ -6,11 +6,14 @@ A run of configs/layout_scenes.py, semantic_scenes.py, inpainting_scenes.py,
 inpainting_text_scenes.py or super_resolution_scenes.py. Beside the model's
 figures stand those of what needs no model: bicubic enlargement, holes filled
 with the mean colour. --degradation and --masks give a run other inputs than it
-was trained on.
+was trained on. --canvas=32 joins 32 x 32 conditions side by side, draws one
+image of them all, and scores its parts (semantic maps and small images).
 """
 
 import dataclasses
+import functools
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -41,6 +44,15 @@ _DEGRADATION = flags.DEFINE_string(
 )
 _MASKS = flags.DEFINE_string(
   'masks', None, "A setting of data.masks; the run's own.", allow_override=True
+)
+_CANVAS = flags.DEFINE_integer(
+  'canvas', None, 'Scenes on a side of one image.', allow_override=True
+)
+_WINDOW = flags.DEFINE_integer(
+  'window', None, 'As of sample.py.', allow_override=True
+)
+_TILE = flags.DEFINE_integer(
+  'tile', None, 'As of sample.py.', allow_override=True
 )
 _OUT = flags.DEFINE_string(
   'out', None, 'A PNG to write the first 24 to.', allow_override=True
@@ -110,7 +122,8 @@ def main() -> int:
     )
   spec = ldm.parts.data
   source = sources.open_source(spec, _SPLIT.value)
-  examples = [source[index] for index in range(_NUM.value)]
+  num = _CANVAS.value**2 if _CANVAS.value else _NUM.value
+  examples = [source[index] for index in range(num)]
   changes = {'degradation': _DEGRADATION.value, 'masks': _MASKS.value}
   changes = {key: value for key, value in changes.items() if value}
   prepare = dataclasses.replace(ldm.parts.prepare, **changes)
@@ -124,16 +137,25 @@ def main() -> int:
   # Where holes are filled, the image is an input too.
   keys = set(prepared[0]) - (set() if 'mask' in prepared[0] else {'image'})
   given = {key: np.stack([p[key] for p in prepared]) for key in keys}
-  drawn = ldm.sample(
-    len(examples),
+  draw = functools.partial(
+    ldm.sample,
     steps=_STEPS.value,
     guidance=_GUIDANCE.value,
     batch_size=100,
-    **given,
+    window=_WINDOW.value,
+    tile=_TILE.value,
   )
+  if _CANVAS.value:
+    whole = draw(1, **{key: joined(x) for key, x in given.items()})
+    drawn = parted(whole, num)
+  else:
+    drawn = draw(num, **given)
   report = TASKS[name](examples, given, drawn)
   print(json.dumps(report, indent=2))
-  if _OUT.value:
+  if _OUT.value and _CANVAS.value:
+    pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(whole[0]).save(_OUT.value)
+  elif _OUT.value:
     shown = ldm.parts.prepare.show(given, drawn.shape[1:3])[:24]
     rows = np.stack([shown, drawn[:24], [e['image'] for e in examples[:24]]])
     height, width = drawn.shape[1:3]
@@ -141,6 +163,20 @@ def main() -> int:
     pathlib.Path(_OUT.value).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).resize((48 * width, 6 * height), 0).save(_OUT.value)
   return 0
+
+
+def joined(x: np.ndarray) -> np.ndarray:
+  """[n * n h w ..], row by row, as one: [1 n * h n * w ..]."""
+  n, (h, w, *channels) = math.isqrt(len(x)), x.shape[1:]
+  x = np.moveaxis(x.reshape(n, n, h, w, *channels), 2, 1)
+  return x.reshape(1, n * h, n * w, *channels)
+
+
+def parted(x: np.ndarray, num: int) -> np.ndarray:
+  """The inverse: [1 H W C] as [num h w C]."""
+  n, (height, width, channels) = math.isqrt(num), x.shape[1:]
+  x = x.reshape(n, height // n, n, width // n, channels)
+  return np.moveaxis(x, 2, 1).reshape(num, height // n, width // n, channels)
 
 
 def _enlarged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
