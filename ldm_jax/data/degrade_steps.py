@@ -7,7 +7,6 @@ import io
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, signal
 
 # Ways to resize: the first two sample without antialiasing, as OpenCV's do.
 KINDS = ('linear', 'cubic', 'area')
@@ -152,6 +151,8 @@ def gaussian(
 
 def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """[H W C] with [k k], mirrored at the border."""
+  from scipy import signal  # Takes longer to import than jax.
+
   edge = kernel.shape[0] // 2
   padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), 'symmetric')
   return signal.fftconvolve(padded, kernel[..., None], 'valid', axes=(0, 1))
@@ -169,6 +170,8 @@ def bayer(height: int, width: int) -> np.ndarray:
 
 def demosaic(raw: np.ndarray, pattern: np.ndarray) -> np.ndarray:
   """raw [H W] -> colours [H W 3], bilinearly from the nearest ones."""
+  from scipy import ndimage
+
   near = np.float32([[1, 2, 1], [2, 4, 2], [1, 2, 1]])
   blur = lambda x: ndimage.convolve(x, near[..., None], mode='constant')
   seen = raw[..., None] * pattern
