@@ -149,18 +149,20 @@ def main() -> int:
   size = cli.size(_SIZE.value)
   settings = settings_of_flags()
   num, shown, inputs = task_inputs(ldm, size)
+  how = {
+    'seed': _SEED.value,
+    **dataclasses.asdict(settings),
+    **others_of_flags(),
+  }
   batches = ldm.sample_batches(
     num,
-    settings,
-    seed=_SEED.value,
     size=size,
     batch_size=_BATCH.value,
-    **(others := others_of_flags()),
-    **inputs,
     guides=guides_of_flags(ldm, num, size),
+    **how,
+    **inputs,
   )
-  told = {'seed': _SEED.value, **dataclasses.asdict(settings), **others}
-  told = {k: v for k, v in told.items() if v or k in ALWAYS_TOLD}
+  told = {k: v for k, v in how.items() if v or k in ALWAYS_TOLD}
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
   for images in batches:

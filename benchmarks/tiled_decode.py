@@ -17,7 +17,7 @@ import ldm_jax
 from ldm_jax import cli
 from ldm_jax.data import scenes
 from ldm_jax.first_stage import tiles
-from ldm_jax.pipeline import to_uint8
+from ldm_jax.first_stage.codec import to_uint8
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
 _SIZES = flags.DEFINE_list('sizes', ['128', '256'], 'Sides in pixels.')

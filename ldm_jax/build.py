@@ -241,8 +241,7 @@ def parts(config: Mapping[str, Any]) -> Parts:
         f"first stage's latents have; set it to {latent}."
       )
     # Pictures are drawn hours after the start: what they need is checked now.
-    built.sampling.table(schedule)
-    built.sampling.thresholded(pixels=built.first_stage.downsampling == 1)
+    built.sampling.plan(schedule, pixels=built.first_stage.downsampling == 1)
   elif top.stage == 'classifier':
     classifier = sections.construct(
       'classifier', NoisyClassifier, top.classifier, dtype=dtype

@@ -5,12 +5,14 @@ What the diffusion sees of it is diffusion.editing; this is what comes before
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.data import canvas, images, inputs
+from ldm_jax.diffusion.editing import Start, first_level
+from ldm_jax.diffusion.sampling import Levels
 from ldm_jax.types import UserError
 
 
@@ -47,6 +49,23 @@ class Edit:
     if self.mask is None:
       return np.zeros((len(chosen), *size, 1), np.float32)
     return canvas.blocks(_rows(self.mask, chosen), size)
+
+  def start(
+    self,
+    chosen: np.ndarray,
+    size: tuple[int, int],
+    levels: Levels,
+    encode: Callable[[np.ndarray], Any],
+  ) -> Start:
+    """Where the walks of these numbers begin, latents [B h w c] on `levels`."""
+    # Where nothing is said to be known, all of the image shows through.
+    whole = np.bool_(self.mask is None or self.strength < 1)
+    return Start(
+      encode(self.to_encode(chosen)),
+      self.known(chosen, size),
+      first_level(levels),
+      whole,
+    )
 
   def finish(self, drawn: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """uint8 [B H W 3], composited: known pixels are the image's, bitwise."""

@@ -19,7 +19,7 @@ from ldm_jax.data import tokenize
 from ldm_jax.diffusion import sampling
 from ldm_jax.diffusion.guidance import Guidance
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.diffusion.settings import Settings
+from ldm_jax.diffusion.settings import Plan, Settings
 from ldm_jax.nn import conv
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.types import Array, UserError
@@ -190,7 +190,7 @@ def _sampler(ldm, settings: Settings, shape: tuple[int, int, int]):
     # it can of them, and round otherwise.
     weights, rows, keys = jax.lax.optimization_barrier((weights, rows, keys))
     run = lambda guided: draw(
-      *weights, (rows, guided, None), keys, inputs, shape=shape
+      *weights, Plan(rows, guided), keys, inputs, shape=shape
     )
     if scale is None:
       return run(None)

@@ -17,9 +17,10 @@ from ldm_jax.data import pipeline as data
 from ldm_jax.data import sources
 from ldm_jax.data.stream import DataError
 from ldm_jax.evaluation import reconstruction
+from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.interop import files
 from ldm_jax.nn import conv
-from ldm_jax.pipeline import LatentDiffusionPipeline, to_uint8
+from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.training import (
   checkpoint,
   classifier_step,

@@ -1,7 +1,5 @@
 """The Python face, on a small untrained run: shapes, sameness, refusals."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -10,7 +8,8 @@ from jax.sharding import Mesh
 import ldm_jax
 import train
 from ldm_jax import pipeline
-from ldm_jax.diffusion import schedule
+from ldm_jax.diffusion import sampling
+from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.types import UserError
 from tests import tiny
 
@@ -113,25 +112,6 @@ def test_when_and_how_far_to_guide_is_traced_too(ldm, compiled):
     assert np.abs(first - other).max() > 1e-3
 
 
-def test_a_model_whose_last_timestep_is_noise_alone_can_be_sampled(ldm):
-  """Where there is no signal v tells z_0; dividing by it, eps could not."""
-  parts = dataclasses.replace(
-    ldm.parts,
-    schedule=schedule.make('linear', zero_terminal_snr=True),
-    loss=dataclasses.replace(ldm.parts.loss, prediction='v'),
-  )
-  zero = pipeline.LatentDiffusionPipeline(
-    parts, ldm.params, ldm.scale_factor, ldm.mesh
-  )
-  cond = ldm.condition({'text': PROMPTS})
-  noise = jax.random.normal(jax.random.key(0), (4, *parts.latent_shape))
-  z = zero.sample_latents(noise, cond, steps=1, spacing='trailing')
-  signal, sigma = parts.schedule.at(np.full(4, 999))
-  v = (zero.denoise(noise, 999, cond) - sigma * noise) / signal
-  np.testing.assert_allclose(z, -v, atol=0.01)
-  assert 0.01 < np.std(z) < 10
-
-
 def test_strings_and_tokens_are_the_same_condition(ldm):
   from_text = ldm.condition({'text': PROMPTS})
   tokens = ldm.parts.prepare.tokenize(PROMPTS)
@@ -141,8 +121,8 @@ def test_strings_and_tokens_are_the_same_condition(ldm):
 
 
 def test_sample_latents_is_what_sample_decodes(ldm):
-  keys = pipeline.sampling.image_keys(7, 0, 4)
-  noise = pipeline.sampling.initial_noise(keys, ldm.parts.latent_shape)
+  keys = sampling.image_keys(7, 0, 4)
+  noise = sampling.initial_noise(keys, ldm.parts.latent_shape)
   z = ldm.sample_latents(
     noise,
     ldm.condition({'text': PROMPTS}),
@@ -152,7 +132,7 @@ def test_sample_latents_is_what_sample_decodes(ldm):
     eta=0.5,
     seed=7,
   )
-  images = np.asarray(pipeline.to_uint8(ldm.decode(z))).astype(int)
+  images = np.asarray(to_uint8(ldm.decode(z))).astype(int)
   assert np.abs(images - draw(ldm)).max() <= 1
 
 
@@ -197,9 +177,11 @@ def test_mistakes_are_named(ldm, settings, says):
     draw(ldm, **settings)
 
 
-def test_guidance_needs_a_null(ldm):
+def test_latents_need_a_null_to_be_guided_and_settings_that_there_are(ldm):
   cond = ldm.condition({'text': PROMPTS})
   noise = np.zeros((4, *ldm.parts.latent_shape), np.float32)
+  with pytest.raises(UserError, match="'stesp' is no setting .* steps, samp"):
+    ldm.sample_latents(noise, cond, stesp=3)
   with pytest.raises(UserError, match=r'guidance=3.0 needs null'):
     ldm.sample_latents(noise, cond, guidance=3.0)
 

@@ -1,5 +1,6 @@
 """sample.py: from flags and files to the task's arrays."""
 
+import functools
 import json
 import types
 
@@ -10,9 +11,9 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import sample
-from ldm_jax import cli, pipeline
+from ldm_jax import cli, task_inputs
 from ldm_jax.data.spec import DataSpec
-from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
 from ldm_jax.types import UserError
 
@@ -22,11 +23,13 @@ def inputs_of(prepare, size=None, **given):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   parts = types.SimpleNamespace(
-    data=DataSpec('scenes', 32, max_objects=3), prepare=prepare
+    config=types.SimpleNamespace(task={'name': 'a task'}),
+    data=DataSpec('scenes', 32, max_objects=3),
+    prepare=prepare,
   )
-  config = types.SimpleNamespace(task={'name': 'a task'})
-  ldm = types.SimpleNamespace(parts=parts, config=config)
-  ldm.inputs = lambda *a: LatentDiffusionPipeline.inputs(ldm, *a)
+  ldm = types.SimpleNamespace(
+    parts=parts, inputs=functools.partial(task_inputs.rows, parts)
+  )
   with flagsaver.flagsaver(**given):
     return sample.task_inputs(ldm, size)
 
@@ -156,7 +159,7 @@ def test_guides_of_flags(folder):
 def test_settings_of_flags():
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  assert sample.settings_of_flags() == pipeline.Settings()
+  assert sample.settings_of_flags() == Settings()
   with flagsaver.flagsaver(
     sampler='unipc', guidance_interval=['100', '700.5'], guidance_rescale=0.7
   ):

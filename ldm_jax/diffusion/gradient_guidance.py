@@ -12,9 +12,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.types import Array, Denoiser
+from ldm_jax.types import Array, Denoiser, UserError
 
 
 @flax.struct.dataclass
@@ -34,6 +35,24 @@ class Guide:
   wrap: Callable = flax.struct.field(pytree_node=False)
   rows: dict[str, Array]
   shared: Any = None
+
+  def for_images(self, num: int) -> 'Guide':
+    """With a row for each of `num` images; raises UserError."""
+
+    def rows(key, x):
+      x = np.asarray(x)
+      if len(x) not in (1, num):
+        raise UserError(
+          f'{len(x)} values of {key!r} in a guide for num={num} images; give '
+          'one, or one for each.'
+        )
+      return np.broadcast_to(x, (num, *x.shape[1:]))
+
+    return self.replace(rows={k: rows(k, x) for k, x in self.rows.items()})
+
+  def taking(self, take: Callable[[Array], Array]) -> 'Guide':
+    """With those of its rows that `take` takes."""
+    return self.replace(rows=jax.tree.map(take, self.rows))
 
 
 def by_classifier(

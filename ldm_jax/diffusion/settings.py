@@ -1,7 +1,10 @@
 """How to sample, in one place: config.sampling, flags, the Python face."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import flax.struct
 import numpy as np
 
 from ldm_jax.diffusion import OWN_SPACING, SOLVERS
@@ -10,6 +13,15 @@ from ldm_jax.diffusion.guidance import Guidance
 from ldm_jax.diffusion.sampling import Levels, Steps, levels
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.types import Array, UserError
+
+
+@flax.struct.dataclass
+class Plan:
+  """Settings as a compiled program takes them: all numbers are traced."""
+
+  table: Steps
+  guidance: Guidance | None = None
+  threshold: tuple[Array, Array] | None = None  # (share, bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +75,27 @@ class Settings:
       raise UserError(
         f'threshold_range={self.threshold_range} must be positive.'
       )
+
+  @classmethod
+  def split(cls, given: Mapping[str, Any]) -> tuple['Settings', dict[str, Any]]:
+    """(the settings among these keywords, all other keywords)."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    others = {k: v for k, v in given.items() if k not in names}
+    return cls(**{k: v for k, v in given.items() if k in names}), others
+
+  def plan(
+    self, schedule: Schedule, *, pixels: bool, strength: float = 1.0
+  ) -> Plan:
+    """For a program; `pixels`: latents are images, in [-1, 1].
+
+    Raises:
+      UserError: settings that the solver or these latents do not have.
+    """
+    return Plan(
+      self.table(schedule, strength),
+      self.guided(),
+      self.thresholded(pixels),
+    )
 
   def levels(self, schedule: Schedule, strength: float = 1.0) -> Levels:
     """The levels visited, of a strength's share the last."""

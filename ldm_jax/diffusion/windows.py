@@ -78,6 +78,25 @@ def bump(window: int, overlap: int) -> np.ndarray:
   return np.minimum(1, (away + 1) / (overlap + 1)).astype(np.float32)
 
 
+def in_latents(
+  window: int, overlap: int | None, f: int, multiple: int
+) -> tuple[int, int]:
+  """(size, overlap) of windows given in pixels; a quarter overlaps unless said.
+
+  Raises:
+    UserError: windows that neither f, the first stage's downsampling, divides
+      nor `multiple`, as in `check`.
+  """
+  overlap = window // 4 // f * f if overlap is None else overlap
+  if window % f or overlap % f:
+    raise UserError(
+      f'window={window}, window_overlap={overlap}: both must divide by the '
+      f"first stage's f={f}."
+    )
+  check(window // f, overlap // f, multiple)
+  return window // f, overlap // f
+
+
 def check(size: int, overlap: int, multiple: int):
   """Raises UserError for windows, in latents, that no U-Net of `multiple` has.
 

@@ -4,8 +4,10 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from ldm_jax.first_stage.autoencoder import sample
+from ldm_jax.first_stage.tiles import Tiles
 from ldm_jax.types import Array, Params
 
 
@@ -37,6 +39,21 @@ class Codec:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class TiledCodec:
+  """As Codec, tile by tile: images stay on the host."""
+
+  tiles: Tiles
+
+  def encode(self, frozen: Params, image: np.ndarray) -> np.ndarray:
+    z = self.tiles.encode(frozen['first_stage'], image)
+    return z * np.asarray(frozen['scale_factor'])
+
+  def decode(self, frozen: Params, z: np.ndarray) -> np.ndarray:
+    z = z / np.asarray(frozen['scale_factor'])
+    return self.tiles.decode(frozen['first_stage'], z)
+
+
 class CachedCodec(Codec):
   """A codec whose images have been encoded before; see data.latents."""
 
@@ -61,3 +78,8 @@ class CachedCodec(Codec):
     if self.channels != self.first_stage.latent_channels:
       z = sample(*jnp.split(image, 2, axis=-1), rng)
     return z * frozen['scale_factor']
+
+
+def to_uint8(x: Array) -> Array:
+  """[-1, 1] float -> [0, 255] uint8, rounded."""
+  return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)

@@ -46,6 +46,19 @@ def test_numbers_are_leaves_and_their_values_no_structure():
   assert jax.tree.leaves(plans[1]) == pytest.approx([3.0, 0.7, 100.0, 700.0])
 
 
+def test_a_plan_is_of_what_is_on():
+  plan = Settings(7, guidance=2.0).plan(SCHEDULE, pixels=True)
+  assert len(plan.table.t) == 7 and plan.threshold is None
+  assert plan.guidance.scale == 2.0
+  half = Settings(8).plan(SCHEDULE, pixels=True, strength=0.5)
+  assert len(half.table.t) == 4 and half.guidance is None
+
+
+def test_keywords_are_split_into_settings_and_the_rest():
+  given = {'steps': 3, 'text': 'a', 'eta': 0.5}
+  assert Settings.split(given) == (Settings(3, eta=0.5), {'text': 'a'})
+
+
 def test_thresholds_of_pixels_and_of_latents():
   one = Settings(threshold=0.995)
   assert one.thresholded(pixels=True) == pytest.approx((0.995, 1.0))

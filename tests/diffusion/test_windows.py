@@ -58,6 +58,14 @@ def test_windows_cover_a_side(length, overlap):
   assert windows.bump(6, overlap).min() > 0
 
 
+def test_a_window_of_pixels_overlaps_by_a_quarter_in_whole_latents():
+  assert windows.in_latents(64, None, 4, 8) == (16, 4)
+  assert windows.in_latents(96, None, 16, 2) == (6, 1)
+  assert windows.in_latents(64, 0, 4, 8) == (16, 0)
+  with pytest.raises(UserError, match="the first stage's f=4"):
+    windows.in_latents(64, 6, 4, 8)
+
+
 def test_windows_that_the_network_cannot_take_are_refused():
   windows.check(16, 4, 8)
   with pytest.raises(UserError, match='12x12 latents does not divide by 8'):

@@ -1,0 +1,120 @@
+"""What the pipeline compiles for sampling: pure functions of weights and all.
+
+`weights` is {'unet', 'conditioner', ...}, the parameters of the trained model;
+`frozen` is {'first_stage', 'scale_factor'}.
+"""
+
+import dataclasses
+import functools
+
+import flax.struct
+
+from ldm_jax.build import Parts
+from ldm_jax.diffusion import sampling, windows
+from ldm_jax.diffusion.editing import Start, masked
+from ldm_jax.diffusion.gradient_guidance import Guide
+from ldm_jax.diffusion.guidance import classifier_free
+from ldm_jax.diffusion.prediction import as_denoiser
+from ldm_jax.diffusion.thresholding import dynamic_threshold
+from ldm_jax.first_stage.codec import to_uint8
+
+
+@flax.struct.dataclass
+class Extras:
+  """What a walk takes beside its plan and its conditions; see `sample`."""
+
+  start: Start | None = None
+  guides: tuple[Guide, ...] = ()
+  window: tuple[int, int] | None = flax.struct.field(
+    pytree_node=False, default=None
+  )  # (size, overlap) in latents
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """Of a run with a diffusion model; nothing here is compiled yet."""
+
+  parts: Parts
+
+  def condition(self, weights, frozen, batch):
+    """The task's arrays -> Conditioning."""
+    return self._told('condition', weights, frozen, batch)
+
+  def null_condition(self, weights, frozen, batch):
+    """As `condition`, with the condition dropped."""
+    return self._told('null_condition', weights, frozen, batch)
+
+  def _told(self, method, weights, frozen, batch):
+    encode = functools.partial(self.parts.codec.encode, frozen)
+    return self.parts.model.apply(
+      {'params': weights}, batch, encode, method=method
+    )
+
+  def denoise(self, weights, z, t, cond):
+    """z [B h w c], t [B] -> eps [B h w c]."""
+    return self._as_eps(lambda z, t: self._predict(weights, z, t, cond))(z, t)
+
+  def walk(
+    self, weights, frozen, plan, noise, keys, cond, null, extras=NO_EXTRAS
+  ):
+    """noise [B h w c] -> latents [B h w c]; `null` where the plan guides."""
+    schedule = self.parts.schedule
+    model = functools.partial(self._predict, weights)
+    if extras.window is not None:
+      model = windows.windowed(model, *extras.window)
+    if plan.guidance is None:
+      predict = lambda z, t: model(z, t, cond)
+    else:
+      predict = classifier_free(model, cond, null, plan.guidance)
+    denoise = self._as_eps(predict)
+    if plan.threshold is not None:
+      denoise = dynamic_threshold(denoise, schedule, *plan.threshold)
+    decode = functools.partial(self.parts.codec.decode, frozen)
+    for guide in extras.guides:
+      denoise = guide.wrap(denoise, schedule, decode, guide.rows, guide.shared)
+    if extras.start is not None:
+      start = extras.start
+      denoise = masked(denoise, schedule, start.z_0, start.known)
+      noise = start.begin(noise)
+    return sampling.sample(denoise, plan.table, noise, keys)
+
+  def sample(
+    self,
+    weights,
+    frozen,
+    plan,
+    keys,
+    batch,
+    extras=NO_EXTRAS,
+    *,
+    shape,
+    latents=False,
+  ):
+    """From the noise of `keys` [B] to uint8 images [B H W 3].
+
+    `shape` is (h, w, c); with `latents` they are what is returned.
+    """
+    cond = self.condition(weights, frozen, batch)
+    null = None
+    if plan.guidance is not None:
+      null = self.null_condition(weights, frozen, batch)
+    noise = sampling.initial_noise(keys, shape)
+    z = self.walk(weights, frozen, plan, noise, keys, cond, null, extras)
+    if latents:
+      return z
+    images = to_uint8(self.parts.codec.decode(frozen, z))
+    if hasattr(self.parts.prepare, 'finish'):
+      images = self.parts.prepare.finish(images, batch)
+    return images
+
+  def _predict(self, weights, z, t, cond):
+    return self.parts.model.apply(
+      {'params': weights}, z, t, cond, method='denoise'
+    )
+
+  def _as_eps(self, predict):
+    kind = self.parts.loss.prediction
+    return as_denoiser(predict, kind, self.parts.schedule)
