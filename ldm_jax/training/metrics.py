@@ -15,6 +15,8 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from ldm_jax.training import text_log
+
 
 class Writer:
   """Writes scalars and images of a run; only process 0 writes anything."""
@@ -219,6 +221,7 @@ class Progress:
   def _print(self, line, step):
     if not self._active:
       return
+    text_log.note(line)
     if not self._tty:
       print(line, file=self._out, flush=True)
       return

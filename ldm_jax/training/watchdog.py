@@ -15,6 +15,8 @@ import time
 import jax
 from jax._src import distributed
 
+from ldm_jax.training import text_log
+
 # EX_SOFTWARE of sysexits.h: this process hung. Start it again.
 EXIT_CODE = 70
 
@@ -83,14 +85,14 @@ class Watchdog:
         return
 
   def _end(self, phase, step, seconds):
-    print(
+    said = (
       f'Error: process {jax.process_index()} has hung for '
       f'{seconds:.0f} s: {phase}, at step {step} '
       '(guard.watchdog_minutes). The same command goes on from the last '
-      f'checkpoint.\n{self.report()}\nThe stacks of this process:',
-      file=sys.stderr,
-      flush=True,
+      f'checkpoint.\n{self.report()}'
     )
+    text_log.note(said)
+    print(f'{said}\nThe stacks of this process:', file=sys.stderr, flush=True)
     faulthandler.dump_traceback(file=sys.__stderr__)
     self._die(EXIT_CODE)
 
