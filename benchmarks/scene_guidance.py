@@ -6,8 +6,8 @@
     --scales=0,0.3,1,3
   python -m benchmarks.scene_guidance --workdir=RUN --target=mask
 
-RUN is a run of configs/unconditional_scenes.py, CLASSIFIER one of
-configs/classifier_scenes.py. Towards classes, the reader says what share of the
+RUN is a run of configs/unconditional_scenes.py (or text_scenes.py, given no
+text), CLASSIFIER one of configs/classifier_scenes.py. Towards classes, the reader says what share of the
 images is of the class, the colour and the shape that were asked for. Towards
 images that no training saw, the figure is the PSNR of T(sample) to T(target):
 T shrinks four times, or keeps the left half.
@@ -56,6 +56,7 @@ def main() -> int:
   if (_CLASSIFIER.value is None) == (_TARGET.value is None):
     raise UserError('Give --classifier=RUN, or --target=downsampling or mask.')
   ldm = ldm_jax.load(_WORKDIR.value)
+  nothing = {'text': ''} if 'text' in ldm.parts.prepare.needs else {}
   num, report, rows = _NUM.value, {}, []
   if _TARGET.value:
     side = ldm.parts.data.size
@@ -77,6 +78,7 @@ def main() -> int:
       eta=_ETA.value,
       batch_size=40,
       guides=[guide],
+      **nothing,
     )
     rows.append(drawn)
     if _TARGET.value:
