@@ -7,10 +7,10 @@
   python -m benchmarks.scene_guidance --workdir=RUN --target=mask
 
 RUN is a run of configs/unconditional_scenes.py (or text_scenes.py, given no
-text), CLASSIFIER one of configs/classifier_scenes.py. Towards classes, the reader says what share of the
-images is of the class, the colour and the shape that were asked for. Towards
-images that no training saw, the figure is the PSNR of T(sample) to T(target):
-T shrinks four times, or keeps the left half.
+text), CLASSIFIER one of configs/classifier_scenes.py. Towards classes, the
+reader says what share of the images is of the class, the colour and the shape
+that were asked for. Towards images that no training saw, the figure is the PSNR
+of T(sample) to T(target): T shrinks four times, or keeps the left half.
 """
 
 import json
