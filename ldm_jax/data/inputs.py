@@ -82,6 +82,18 @@ def integers(key: str, value: Any, shape: str) -> np.ndarray:
   return found.astype(np.int32)
 
 
+def tokens(value: Any, length: int, vocab_size: int) -> np.ndarray:
+  """Token ids [(B) L] -> int32, L at most `length`."""
+  found = integers('tokens', value, '[(B) L]')
+  outside = found[(found < 0) | (found >= vocab_size)]
+  if found.shape[-1] > length or outside.size:
+    raise UserError(
+      f'tokens {list(found.shape)} must be at most {length} long with ids 0 '
+      f'to {vocab_size - 1}.'
+    )
+  return found
+
+
 def _array(key: str, value: Any, wanted: str) -> np.ndarray:
   try:
     return np.asarray(value)

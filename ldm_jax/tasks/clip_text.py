@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ldm_jax.data.tokenize import ClipPieces
 from ldm_jax.nn.clip import ACTIVATIONS, CLIPTextTransformer
-from ldm_jax.tasks import text
+from ldm_jax.tasks import text, tokens
 from ldm_jax.types import Batch, Conditioning, UserError
 
 
@@ -78,7 +78,4 @@ class ClipText(nn.Module):
     return Conditioning(context=context)
 
   def null(self, batch: Batch) -> Batch:
-    start, end, pad = self.special_tokens
-    length = batch['tokens'].shape[-1]
-    empty = jnp.asarray([start, end, *[pad] * (length - 2)], jnp.int32)
-    return {**batch, 'tokens': jnp.broadcast_to(empty, batch['tokens'].shape)}
+    return tokens.with_empty_prompt(batch, self.special_tokens)

@@ -2,16 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.data import inputs, panels
 from ldm_jax.data.box_tokens import WHOLE, BoxTokens
-from ldm_jax.nn.transformer import TokenTransformer
-from ldm_jax.types import Batch, Conditioning, UserError
+from ldm_jax.tasks.tokens import TokenConditioner
+from ldm_jax.types import Batch, UserError
 
 NO_LABEL = -1
 
@@ -54,7 +52,8 @@ class Prepare:
     labels are padding. A batch may be a list of unequal lengths.
     """
     if 'tokens' in given:
-      return {'tokens': self._checked_tokens(given['tokens'])}
+      found = inputs.tokens(given['tokens'], self.length, self.vocab_size)
+      return {'tokens': found}
     for key in self.needs:
       if key not in given:
         raise UserError(f'This run draws from boxes: {key} is missing.')
@@ -112,16 +111,6 @@ class Prepare:
       )
     return boxes, labels
 
-  def _checked_tokens(self, tokens) -> np.ndarray:
-    tokens = inputs.integers('tokens', tokens, '[(B) L]')
-    outside = tokens[(tokens < 0) | (tokens >= self.vocab_size)]
-    if tokens.shape[-1] > self.length or outside.size:
-      raise UserError(
-        f'tokens {list(tokens.shape)} must be at most {self.length} long with '
-        f'ids 0 to {self.vocab_size - 1}.'
-      )
-    return tokens
-
 
 def _depth(nested) -> int:
   """Dimensions of an array, or of lists of unequal lengths."""
@@ -130,38 +119,14 @@ def _depth(nested) -> int:
   return np.ndim(nested)
 
 
-class Layout(nn.Module):
+class Layout(TokenConditioner):
   """tokens [B L] -> context [B L width]; the null is padding throughout.
 
   An empty layout is not the null: it still tells the crop.
   """
 
-  width: int
-  depth: int
   vocab_size: int = 8192
   length: int = 92
-  num_heads: int = 8
-  head_width: int = 64
-  dropout: float = 0.0
-  attention_backend: str | None = None
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
-    del encode
-    transformer = TokenTransformer(
-      self.vocab_size,
-      self.length,
-      self.width,
-      self.depth,
-      self.num_heads,
-      self.head_width,
-      self.dropout,
-      self.attention_backend,
-      self.dtype,
-      name='transformer',
-    )
-    return Conditioning(context=transformer(batch['tokens'], train))
 
   def null(self, batch: Batch) -> Batch:
     pads = jnp.full_like(batch['tokens'], self.vocab_size - 1)
