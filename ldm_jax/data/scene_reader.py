@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy import ndimage, optimize
 
-from ldm_jax.data import scenes
+from ldm_jax.data import scene_shapes, scenes
 from ldm_jax.data.scene_captions import SHAPES, Thing, parse_caption
 
 # Measured on 2,000 scenes: the median chroma of the ground stays below 0.12,
@@ -29,12 +29,12 @@ UNREADABLE = 'unreadable'  # the shape of a blob that fits none
 # Area of each shape of radius 1.
 _AREAS = {
   'circle': math.pi,
-  'square': 4 * scenes.SQUARE_SIDE**2,
-  'triangle': 3 * math.sqrt(3) / 4 * scenes.TRIANGLE_RADIUS**2,
+  'square': 4 * scene_shapes.SQUARE_SIDE**2,
+  'triangle': 3 * math.sqrt(3) / 4 * scene_shapes.TRIANGLE_RADIUS**2,
   'cross': 4
-  * scenes.CROSS_WIDTH
-  * (2 * scenes.CROSS_LENGTH - scenes.CROSS_WIDTH),
-  'ring': math.pi * (scenes.RING_OUTER**2 - scenes.RING_INNER**2),
+  * scene_shapes.CROSS_WIDTH
+  * (2 * scene_shapes.CROSS_LENGTH - scene_shapes.CROSS_WIDTH),
+  'ring': math.pi * (scene_shapes.RING_OUTER**2 - scene_shapes.RING_INNER**2),
 }
 # Outlines are tried at these shares of the radius that the area suggests
 # (blur adds area), in ten rotations of the angle, in degrees, after which a
@@ -179,7 +179,7 @@ def _look(
   mask = cover >= 0.5
   if mask.sum() < MIN_AREA * mask.size:
     return None
-  x, y = scenes.pixel_grid(size)
+  x, y = scene_shapes.pixel_grid(size)
   total = cover.sum()
   centre = float((cover * x).sum() / total), float((cover * y).sum() / total)
   shape, fit = _best_shape(cover, *centre)
@@ -227,7 +227,7 @@ def _best_shape(cover: np.ndarray, x: float, y: float) -> tuple[str, float]:
   rows, columns = np.nonzero(cover > 0.02)
   rows = slice(max(rows.min() - 2, 0), rows.max() + 3)
   columns = slice(max(columns.min() - 2, 0), columns.max() + 3)
-  grid_x, grid_y = scenes.pixel_grid(size)
+  grid_x, grid_y = scene_shapes.pixel_grid(size)
   dx, dy = grid_x[:, columns] - np.float32(x), grid_y[rows] - np.float32(y)
   total, cover = cover.sum(), cover[rows, columns].astype(np.float32)
   best = {}
@@ -236,7 +236,7 @@ def _best_shape(cover: np.ndarray, x: float, y: float) -> tuple[str, float]:
     radii = np.float32(radius) * _STRETCHES  # [R 1 1]
     away = np.concatenate(
       [
-        radii * scenes.distance(shape, dx / radii, dy / radii, rotation)
+        radii * scene_shapes.distance(shape, dx / radii, dy / radii, rotation)
         for rotation in _poses(shape)
       ]
     )
