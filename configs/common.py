@@ -8,6 +8,9 @@ row decides are not defaults: the row's file gives them.
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+# "linear" as the release means it: evenly spaced square roots of betas.
+_SCHEDULE = dict(kind='linear', num_timesteps=1000, start=0.0015, end=0.0195)
+
 
 def _section(defaults: dict, given: dict) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(defaults | given)
@@ -62,6 +65,21 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
   )
   config.optim = _section(optim_defaults, optim)
   return config
+
+
+def _blocks() -> dict:
+  """What U-Nets and classifiers of latents are built of alike."""
+  return dict(
+    num_res_blocks=2,
+    head_width=placeholder(int),
+    num_heads=placeholder(int),
+    scale_shift_norm=False,
+    resblock_updown=False,
+    dropout=0.0,
+    norm_groups=32,
+    remat=False,
+    attention_backend=placeholder(str),
+  )
 
 
 def scenes() -> dict:
@@ -153,28 +171,13 @@ def diffusion(
   unet_defaults = dict(
     # The latent's channels; the identity's are the image's.
     out_channels=first_stage.get('embed_dim', 3),
-    num_res_blocks=2,
-    head_width=placeholder(int),
-    num_heads=placeholder(int),
     attention='self',
     transformer_depth=1,
-    scale_shift_norm=False,
-    resblock_updown=False,
-    dropout=0.0,
-    norm_groups=32,
-    remat=False,
-    attention_backend=placeholder(str),
   )
-  config.unet = _section(unet_defaults, unet)
-  # "linear" as the release means it: evenly spaced square roots of betas.
-  schedule_defaults = dict(
-    kind='linear',
-    num_timesteps=1000,
-    start=0.0015,
-    end=0.0195,
-    zero_terminal_snr=False,
+  config.unet = _section(_blocks() | unet_defaults, unet)
+  config.schedule = _section(
+    _SCHEDULE | dict(zero_terminal_snr=False), schedule or {}
   )
-  config.schedule = _section(schedule_defaults, schedule or {})
   loss_defaults = dict(
     prediction='eps',
     kind='l2',
@@ -219,24 +222,9 @@ def classifier(
   config.first_stage_from = placeholder(str)  # the run that it is to guide
   config.scale_factor = placeholder(float)  # that run's
   config.scale_batches = 8  # with an untrained first stage
-  classifier_defaults = dict(
-    num_res_blocks=2,
-    head_width=placeholder(int),
-    num_heads=placeholder(int),
-    pool='attention',
-    hidden=2048,
-    scale_shift_norm=False,
-    resblock_updown=False,
-    dropout=0.0,
-    norm_groups=32,
-    remat=False,
-    attention_backend=placeholder(str),
-  )
-  config.classifier = _section(classifier_defaults, classifier)
-  schedule_defaults = dict(
-    kind='linear', num_timesteps=1000, start=0.0015, end=0.0195
-  )
-  config.schedule = _section(schedule_defaults, schedule or {})
+  classifier_defaults = dict(pool='attention', hidden=2048)
+  config.classifier = _section(_blocks() | classifier_defaults, classifier)
+  config.schedule = _section(_SCHEDULE, schedule or {})
   config.loss = ml_collections.ConfigDict()  # Cross-entropy has no settings.
   return config
 
