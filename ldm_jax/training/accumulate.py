@@ -1,11 +1,46 @@
 """Gradients of a batch too large for memory, summed over its parts."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ldm_jax.types import Array, Batch, Params
+
+
+def dealt(tree: Any, parts: int) -> Any:
+  """Arrays [B ...] -> [parts B/parts ...].
+
+  Each part takes every parts-th example, so that it stays spread over all
+  devices as the whole batch is.
+  """
+  deal = lambda x: jnp.swapaxes(
+    x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 0, 1
+  )
+  return jax.tree.map(deal, tree)
+
+
+def scan_mean(body: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+  """Scans body(carry, x) -> (carry, out); (the last carry, the mean out).
+
+  One out is held at a time. A single x is not scanned.
+  """
+  count = jax.tree.leaves(xs)[0].shape[0]
+  first = jax.tree.map(lambda x: x[0], xs)
+  if count == 1:
+    return body(carry, first)
+  shapes = jax.eval_shape(lambda: body(carry, first)[1])
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+  def add(state, x):
+    carry, sums = state
+    carry, out = body(carry, x)
+    return (carry, jax.tree.map(jnp.add, sums, out)), None
+
+  (carry, sums), _ = jax.lax.scan(add, (carry, zeros), xs)
+  return carry, jax.tree.map(lambda x: x / count, sums)
 
 
 def accumulated_grad(
@@ -13,24 +48,29 @@ def accumulated_grad(
 ) -> tuple[Params, dict]:
   """Mean gradient and metrics of `parts` microbatches, one after another.
 
-  loss_fn(params, batch, rng) -> (scalar mean loss, metrics). Each microbatch
-  takes every parts-th example, so that it stays spread over all devices as the
-  whole batch is.
+  loss_fn(params, batch, rng) -> (scalar mean loss, metrics).
   """
   grad = jax.grad(loss_fn, has_aux=True)
   if parts == 1:
     return grad(params, batch, rng)
+  body = lambda carry, x: (carry, grad(params, *x))
+  xs = dealt(dict(batch), parts), jax.random.split(rng, parts)
+  return scan_mean(body, (), xs)[1]
 
-  deal = lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
-  microbatches = jax.tree.map(deal, dict(batch))
-  rngs = jax.random.split(rng, parts)
 
-  def body(total, xs):
-    microbatch, rng = xs
-    return jax.tree.map(jnp.add, total, grad(params, microbatch, rng)), None
+def descend(
+  loss_fn: Callable,
+  tx: optax.GradientTransformation,
+  state: Any,
+  batch: Batch,
+  rng: Array,
+  parts: int,
+) -> tuple[Params, optax.OptState, dict]:
+  """(params, opt_state, metrics) one step on from those of `state`.
 
-  first = jax.tree.map(lambda x: x[0], microbatches)
-  shapes = jax.eval_shape(grad, params, first, rngs[0])
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  total, _ = jax.lax.scan(body, zeros, (microbatches, rngs))
-  return jax.tree.map(lambda x: x / parts, total)
+  loss_fn as in `accumulated_grad`; the metrics gain 'grad_norm'.
+  """
+  grads, metrics = accumulated_grad(loss_fn, state.params, batch, rng, parts)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  return params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)}

@@ -11,7 +11,7 @@ from ldm_jax.diffusion.loss import add_noise
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.models.classifier import NoisyClassifier
-from ldm_jax.training.accumulate import accumulated_grad
+from ldm_jax.training.accumulate import descend
 from ldm_jax.types import Array, Batch, Params
 
 
@@ -99,16 +99,14 @@ def make_train_step(
 
   def train_step(state, frozen: Params, batch: Batch, rng: Array):
     rng = jax.random.fold_in(rng, state.step)
-    grads, metrics = accumulated_grad(
+    params, opt_state, metrics = descend(
       lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
-      state.params,
+      tx,
+      state,
       batch,
       rng,
       grad_accum,
     )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics['grad_norm'] = optax.tree.norm(grads)
     return (
       ClassifierState(state.step + 1, params, opt_state, state.watch),
       metrics,

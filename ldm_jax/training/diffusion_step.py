@@ -12,7 +12,7 @@ from ldm_jax.diffusion.loss import LossSpec, diffusion_loss
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.models.latent_diffusion import LatentDiffusion
-from ldm_jax.training.accumulate import accumulated_grad
+from ldm_jax.training.accumulate import descend
 from ldm_jax.types import Array, Batch, Params
 
 
@@ -92,20 +92,18 @@ def make_train_step(
 
   def train_step(state: TrainState, frozen: Params, batch: Batch, rng: Array):
     rng = jax.random.fold_in(rng, state.step)
-    grads, metrics = accumulated_grad(
+    params, opt_state, metrics = descend(
       lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
-      state.params,
+      tx,
+      state,
       batch,
       rng,
       grad_accum,
     )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     step = state.step + 1
     ema = optax.incremental_update(
       params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
     )
-    metrics['grad_norm'] = optax.tree.norm(grads)
     return TrainState(step, params, ema, opt_state, state.watch), metrics
 
   return train_step

@@ -19,6 +19,7 @@ from ldm_jax.first_stage import losses, lpips, quantize
 from ldm_jax.first_stage.autoencoder import AutoencoderKL, AutoencoderVQ
 from ldm_jax.first_stage.discriminator import Discriminator
 from ldm_jax.first_stage.losses import LossSpec
+from ldm_jax.training.accumulate import dealt, scan_mean
 from ldm_jax.types import Array, Batch, Params, UserError
 
 Metrics = dict[str, Array]
@@ -124,17 +125,15 @@ def make_train_step(
       jax.random.fold_in(rng, state.step)
     )
     # A key per image: its noise is the same however the batch is split.
-    parts = jax.tree.map(
-      functools.partial(_split, grad_accum),
-      (image, jax.random.split(noise_rng, image.shape[0])),
-    )
+    noise_rngs = jax.random.split(noise_rng, image.shape[0])
+    parts = dealt((image, noise_rngs), grad_accum)
     dropout_rngs = jax.random.split(dropout_rng, grad_accum)
 
     def body(stats, part):
       (image, noise), dropout = part
       return gradients(state, stats, frozen, image, noise, dropout)
 
-    disc_stats, (grads, disc_grads, metrics) = _scan_mean(
+    disc_stats, (grads, disc_grads, metrics) = scan_mean(
       body, state.disc_stats, (parts, dropout_rngs)
     )
     metrics = _finish_metrics(metrics)
@@ -172,31 +171,6 @@ def make_train_step(
     )
 
   return train_step
-
-
-def _split(parts: int, x: Array) -> Array:
-  """[B ...] -> [parts B/parts ...]; every part lies on all devices alike."""
-  x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
-  return jnp.swapaxes(x, 0, 1)
-
-
-def _scan_mean(body, carry, xs):
-  """Scans body and means its outputs, holding one of them at a time."""
-  count = jax.tree.leaves(xs)[0].shape[0]
-  if count == 1:
-    return body(carry, jax.tree.map(lambda x: x[0], xs))
-  shapes = jax.eval_shape(
-    lambda: body(carry, jax.tree.map(lambda x: x[0], xs))[1]
-  )
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-  def add(state, x):
-    carry, sums = state
-    carry, out = body(carry, x)
-    return (carry, jax.tree.map(jnp.add, sums, out)), None
-
-  (carry, sums), _ = jax.lax.scan(add, (carry, zeros), xs)
-  return carry, jax.tree.map(lambda x: x / count, sums)
 
 
 def _make_gradients(model, spec: LossSpec, gather):
