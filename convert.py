@@ -24,7 +24,7 @@ import yaml
 from absl import flags
 
 import ldm_jax
-from ldm_jax import build, cli, pipeline, portable, weights
+from ldm_jax import build, cli, pipeline, stablehlo, weights
 from ldm_jax.data import tokenize
 from ldm_jax.interop import (
   card,
@@ -43,48 +43,33 @@ from ldm_jax.pipeline import Settings
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 
-_SOURCE = flags.DEFINE_string(
-  'source', None, 'import: a file or a folder.', allow_override=True
-)
-_SOURCE_CONFIG = flags.DEFINE_string(
+_SOURCE = cli.string('source', None, 'import: a file or a folder.')
+_SOURCE_CONFIG = cli.string(
   'source_config', None, 'import: its YAML, where none lies beside it.'
 )
-_WORKDIR = flags.DEFINE_string(
-  'workdir',
-  None,
-  'import: the folder to write; export: the run to read.',
-  allow_override=True,
+_WORKDIR = cli.string(
+  'workdir', None, 'import: the folder to write; export: the run to read.'
 )
-_USE_EMA = flags.DEFINE_bool(
+_USE_EMA = cli.boolean(
   'use_ema', None, 'import: sample by averaged weights; default: as released.'
 )
-_LEGACY = flags.DEFINE_bool(
+_LEGACY = cli.boolean(
   'legacy', False, "import: read PyTorch's format of before 1.6 too."
 )
-_LENIENT = flags.DEFINE_bool(
+_LENIENT = cli.boolean(
   'lenient', False, 'import: load what fits, and say what share that is.'
 )
-_TOKENIZER = flags.DEFINE_string(
+_TOKENIZER = cli.string(
   'tokenizer', None, "import: a folder with a text model's tokenizer."
 )
-_FORMAT = flags.DEFINE_string('format', None, 'export: what to write.')
-_OUT = flags.DEFINE_string(
-  'out', None, 'export: the folder to write.', allow_override=True
-)
+_FORMAT = cli.string('format', None, 'export: what to write.')
+_OUT = cli.string('out', None, 'export: the folder to write.')
 # Of --format=stablehlo, as sample.py has them.
-_STEPS = flags.DEFINE_integer(
-  'steps', 50, 'Sampling steps.', allow_override=True
-)
-_SAMPLER = flags.DEFINE_string(
-  'sampler', 'ddim', 'See docs/sampling.md.', allow_override=True
-)
-_SPACING = flags.DEFINE_string(
-  'spacing', '', 'See docs/sampling.md.', allow_override=True
-)
-_SIZE = flags.DEFINE_string(
-  'size', None, 'HEIGHTxWIDTH in pixels.', allow_override=True
-)
-_BATCH = flags.DEFINE_integer(
+_STEPS = cli.integer('steps', 50, 'Sampling steps.')
+_SAMPLER = cli.string('sampler', 'ddim', 'See docs/sampling.md.')
+_SPACING = cli.string('spacing', '', 'See docs/sampling.md.')
+_SIZE = cli.string('size', None, 'HEIGHTxWIDTH in pixels.')
+_BATCH = cli.integer(
   'batch', 0, 'export: the only batch size of a StableHLO file; 0 is any.'
 )
 
@@ -355,7 +340,7 @@ def export_diffusers(workdir: str, out: str):
 
 def export_stablehlo(workdir: str, out: str):
   """The whole sampler as one file, with a .json and a .md, in `out`."""
-  about = portable.write(
+  about = stablehlo.write(
     pipeline.load(workdir),
     os.path.join(out, FILE),
     Settings(_STEPS.value, _SAMPLER.value, spacing=_SPACING.value),

@@ -11,72 +11,65 @@ Writes report.json and report.html; docs/evaluation.md says what the numbers
 mean. A killed evaluation, started again, goes on.
 """
 
-from absl import flags
-
-from ldm_jax import cli, measure, sweep
+from ldm_jax import cli
 from ldm_jax.evaluation import protocols
-from ldm_jax.generate import Settings
-from ldm_jax.session import NAMES, Options
+from ldm_jax.measuring import evaluate, sweep
+from ldm_jax.measuring.generate import Settings
+from ldm_jax.measuring.session import NAMES, Options
 from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 
-
-def _define(kind, name, default, text):
-  # sample.py has flags of the same names, and tests import both.
-  return kind(name, default, text, allow_override=True)
-
-
-_string = lambda *a: _define(flags.DEFINE_string, *a)
-_integer = lambda *a: _define(flags.DEFINE_integer, *a)
-_float = lambda *a: _define(flags.DEFINE_float, *a)
-_list = lambda *a: _define(flags.DEFINE_list, *a)
-
-_WORKDIR = _string('workdir', None, 'A run.')
-_STEP = _integer('step', None, 'Checkpoint; the newest if unset.')
-_SAMPLES = _string(
+_WORKDIR = cli.string('workdir', None, 'A run.')
+_STEP = cli.integer('step', None, 'Checkpoint; the newest if unset.')
+_SAMPLES = cli.string(
   'samples', None, 'Images to measure: a folder, or an .npz with arr_0.'
 )
-_REFERENCE = _string(
+_REFERENCE = cli.string(
   'reference',
   None,
   'What to compare with: a folder, an .npz (arr_0, mu, sigma), or a split of '
   "the run's data; its training split if unset.",
 )
-_REFERENCE_NUM = _integer('reference_num', 0, 'Its first images; 0 is all.')
-_METRICS = _list('metrics', None, ', '.join(NAMES))
-_PROTOCOL = _string(
+_REFERENCE_NUM = cli.integer('reference_num', 0, 'Its first images; 0 is all.')
+_METRICS = cli.strings('metrics', None, ', '.join(NAMES))
+_PROTOCOL = cli.string(
   'protocol', 'torch-fidelity', ' or '.join(protocols.PROTOCOLS)
 )
-_KID_SUBSET = _integer('kid_subset_size', None, 'Images of a subset of KID.')
-_INCEPTION = _string(
+_KID_SUBSET = cli.integer('kid_subset_size', None, 'Images of a subset of KID.')
+_INCEPTION = cli.string(
   'inception',
   None,
   'pt_inception-2015-12-05-6726825d.pth, or classify_image_graph_def.pb.',
 )
-_VGG = _string('vgg', None, "vgg16-397923af.pth, for neighbours' features.")
-_LPIPS = _string(
+_VGG = cli.string('vgg', None, "vgg16-397923af.pth, for neighbours' features.")
+_LPIPS = cli.string(
   'lpips', None, 'A folder with vgg16-397923af.pth and vgg.pth (0.1).'
 )
-_OUT = _string('out', None, 'Where the report goes; beside what is measured.')
-_CACHE = _string('cache', None, 'Folder of the statistics of references.')
-_SAVE_NPZ = _string(
+_OUT = cli.string(
+  'out', None, 'Where the report goes; beside what is measured.'
+)
+_CACHE = cli.string('cache', None, 'Folder of the statistics of references.')
+_SAVE_NPZ = cli.string(
   'save_npz', None, "Write samples and statistics in ADM's format."
 )
-_NUM = _integer('num', None, 'Images to draw, or to reconstruct; 1000.')
-_INPUTS = _string(
+_NUM = cli.integer('num', None, 'Images to draw, or to reconstruct; 1000.')
+_INPUTS = cli.string(
   'inputs', None, "Conditions: a split of the run's data, or 'balanced'."
 )
-_BATCH = _integer('batch_size', 50, 'Images at once.')
-_STEPS = _integer('steps', 50, 'Sampling steps.')
-_SAMPLER = _string('sampler', 'ddim', 'The solver.')
-_SPACING = _string('spacing', 'leading', 'Of the timesteps.')
-_ETA = _float('eta', 0.0, '0 deterministic, 1 ancestral.')
-_GUIDANCE = _float('guidance', 1.0, 'Classifier-free scale.')
-_SEED = _integer('seed', 0, 'Decides all noise.')
+_BATCH = cli.integer('batch_size', 50, 'Images at once.')
+_STEPS = cli.integer('steps', 50, 'Sampling steps.')
+_SAMPLER = cli.string('sampler', 'ddim', 'The solver.')
+_SPACING = cli.string('spacing', 'leading', 'Of the timesteps.')
+_ETA = cli.number('eta', 0.0, '0 deterministic, 1 ancestral.')
+_GUIDANCE = cli.number('guidance', 1.0, 'Classifier-free scale.')
+_SEED = cli.integer('seed', 0, 'Decides all noise.')
 _SWEEP = {
-  'steps': (_list('sweep_steps', None, 'Several, such as 10,25,50.'), int),
-  'eta': (_list('sweep_eta', None, 'Several.'), float),
-  'guidance': (_list('sweep_guidance', None, 'Several.'), float),
+  'steps': (
+    cli.strings('sweep_steps', None, 'Several, such as 10,25,50.'),
+    int,
+  ),
+  'eta': (cli.strings('sweep_eta', None, 'Several.'), float),
+  'guidance': (cli.strings('sweep_guidance', None, 'Several.'), float),
 }
 
 
@@ -84,7 +77,7 @@ def main() -> int:
   options, grid = options_of_flags(), grid_of_flags()
   parallel.initialize()
   if grid is None:
-    measure.evaluate(options)
+    evaluate.run(options)
   else:
     sweep.run(options, grid)
   return 0

@@ -22,114 +22,105 @@ from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.pipeline import Settings
 from ldm_jax.types import UserError
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'A run.', allow_override=True)
-_OUT = flags.DEFINE_string(
-  'out', None, 'The folder to write.', allow_override=True
+_WORKDIR = cli.string('workdir', None, 'A run.')
+_OUT = cli.string('out', None, 'The folder to write.')
+_STEP = cli.integer('step', None, 'Checkpoint; the newest if unset.')
+_NUM = cli.integer(
+  'num', None, 'Number of images; 16, or as many as files are given.'
 )
-_STEP = flags.DEFINE_integer('step', None, 'Checkpoint; the newest if unset.')
-_NUM = flags.DEFINE_integer(
-  'num',
-  None,
-  'Number of images; 16, or as many as files are given.',
-  allow_override=True,
-)
-_STEPS = flags.DEFINE_integer('steps', 50, 'Sampling steps.')
-_SAMPLER = flags.DEFINE_string(
+_STEPS = cli.integer('steps', 50, 'Sampling steps.')
+_SAMPLER = cli.string(
   'sampler',
   'ddim',
   'ddim, ddpm, plms, dpmpp_2m, dpmpp_2m_sde, unipc, euler, euler_ancestral or '
   'heun; see docs/sampling.md.',
 )
-_SPACING = flags.DEFINE_string(
+_SPACING = cli.string(
   'spacing',
   '',
   "Timesteps: leading, trailing, compvis, karras or log_snr; the sampler's own "
   'if unset.',
 )
-_ETA = flags.DEFINE_float(
+_ETA = cli.number(
   'eta', 0.0, 'Of the sampler ddim: 0 deterministic, 1 ancestral.'
 )
-_GUIDANCE = flags.DEFINE_float(
+_GUIDANCE = cli.number(
   'guidance', 1.0, 'Classifier-free scale; 1 is the conditional model.'
 )
-_GUIDANCE_INTERVAL = flags.DEFINE_list(
+_GUIDANCE_INTERVAL = cli.strings(
   'guidance_interval', None, 'LOW,HIGH timesteps; guidance is 1 outside.'
 )
-_GUIDANCE_RESCALE = flags.DEFINE_float(
+_GUIDANCE_RESCALE = cli.number(
   'guidance_rescale',
   0.0,
   'How far, from 0 to 1, guided predictions get the spread of unguided ones.',
 )
-_THRESHOLD = flags.DEFINE_float(
+_THRESHOLD = cli.number(
   'threshold', 0.0, 'Quantile of dynamic thresholding, such as 0.995; 0: none.'
 )
-_THRESHOLD_RANGE = flags.DEFINE_float(
+_THRESHOLD_RANGE = cli.number(
   'threshold_range',
   0.0,
   'Where thresholded data ends; needed for latents, 1 for pixels.',
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Decides all noise.')
-_SIZE = flags.DEFINE_string('size', None, 'HEIGHTxWIDTH in pixels.')
-_BATCH = flags.DEFINE_integer(
-  'batch_size', 64, 'Images at once.', allow_override=True
-)
-_METADATA = flags.DEFINE_bool(
+_SEED = cli.integer('seed', 0, 'Decides all noise.')
+_SIZE = cli.string('size', None, 'HEIGHTxWIDTH in pixels.')
+_BATCH = cli.integer('batch_size', 64, 'Images at once.')
+_METADATA = cli.boolean(
   'metadata', True, 'Write seed, settings and condition into the PNGs.'
 )
-_INPUTS = flags.DEFINE_string(
+_INPUTS = cli.string(
   'inputs', None, "Take conditions from this split of the run's data."
 )
 _PROMPT = flags.DEFINE_multi_string('prompt', None, 'Text; repeatable.')
 _LABEL = flags.DEFINE_multi_integer('label', None, 'Class; repeatable.')
-_LAYOUT = flags.DEFINE_string(
+_LAYOUT = cli.string(
   'layout', None, 'JSON: {"boxes": [[x0, y0, x1, y1], ...], "labels": [...]}.'
 )
-_SEGMENTATION = flags.DEFINE_string(
+_SEGMENTATION = cli.string(
   'segmentation', None, 'Map of classes: a PNG, or a folder of them.'
 )
-_IMAGE = flags.DEFINE_string(
+_IMAGE = cli.string(
   'image',
   None,
   'Image to fill in, enlarge or begin from: a file, a folder, or a folder '
   'of a.png and a_mask.png.',
 )
-_MASK = flags.DEFINE_string(
+_MASK = cli.string(
   'mask', None, 'Mask, bright where to fill: a file or a folder.'
 )
-_STRENGTH = flags.DEFINE_float(
+_STRENGTH = cli.number(
   'strength', None, 'How much of --image is drawn anew, from 0 to 1.'
 )
-_OUTPAINT = flags.DEFINE_list(
+_OUTPAINT = cli.strings(
   'outpaint', None, 'Pixels to draw around --image: TOP,RIGHT,BOTTOM,LEFT.'
 )
-_TILE = flags.DEFINE_integer(
+_TILE = cli.integer(
   'tile', None, 'Decode (and encode) in tiles of so many pixels.'
 )
-_WINDOW = flags.DEFINE_integer(
-  'window', None, 'Denoise in windows of so many pixels.'
-)
-_WINDOW_OVERLAP = flags.DEFINE_integer(
+_WINDOW = cli.integer('window', None, 'Denoise in windows of so many pixels.')
+_WINDOW_OVERLAP = cli.integer(
   'window_overlap', None, 'By how many pixels windows overlap; a quarter.'
 )
-_CLASSIFIER = flags.DEFINE_string(
+_CLASSIFIER = cli.string(
   'classifier', None, "A classifier's run, which guides to --label."
 )
-_CLASSIFIER_SCALE = flags.DEFINE_float(
+_CLASSIFIER_SCALE = cli.number(
   'classifier_scale', 1.0, "Of --classifier's gradient; 0 is none."
 )
-_TARGET = flags.DEFINE_string(
+_TARGET = cli.string(
   'target', None, 'Image, or folder of them, to guide to; docs/guidance.md.'
 )
-_TARGET_SCALE = flags.DEFINE_float(
+_TARGET_SCALE = cli.number(
   'target_scale', 1.0, "Of --target's gradient; 0 is none."
 )
-_TARGET_DOWNSAMPLING = flags.DEFINE_integer(
+_TARGET_DOWNSAMPLING = cli.integer(
   'target_downsampling', 1, '--target counts so many times smaller.'
 )
-_TARGET_MASK = flags.DEFINE_string(
+_TARGET_MASK = cli.string(
   'target_mask', None, 'Bright where --target counts: a file or a folder.'
 )
-_TARGET_LPIPS = flags.DEFINE_string(
+_TARGET_LPIPS = cli.string(
   'target_lpips', None, 'File or folder of LPIPS: --target counts by it.'
 )
 

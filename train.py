@@ -16,8 +16,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ldm_jax import build, cli, dry_run, quick_metrics
+from ldm_jax import build, cli, dry_run
 from ldm_jax import run as runs
+from ldm_jax.measuring.quick_metrics import QuickMetrics
 from ldm_jax.training import checkpoint, frozen, guard, metrics, parallel
 from ldm_jax.training.preemption import EXIT_CODE, Preemption
 from ldm_jax.training.profile import Profiler
@@ -64,7 +65,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
     print(f'Going on from step {first}.')
   stream = run.stream(meta['next_example'], workdir)
   panel = runs.Panel(run)
-  quick = quick_metrics.QuickMetrics(run, top.eval_num)
+  quick = QuickMetrics(run, top.eval_num)
   progress = metrics.Progress(top.num_steps, first, top.batch_size)
   profiler = Profiler(workdir, run.parts.profile)
   bad_steps = guard.BadSteps(run.parts.guard.max_bad_steps)
@@ -107,8 +108,8 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
       with progress.paused():
         if done % top.show_every == 0 or last:
           watchdog.at('drawing', done)
-          name, images, columns, extra = panel.draw(state, held)
-          writer.images(done, name, images, columns)
+          name, picture, extra = panel.draw(state, held)
+          writer.image(done, name, picture)
           if extra:
             writer.scalars(done, extra)
         if top.eval_every and (done % top.eval_every == 0 or last):

@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,14 +16,12 @@ from ldm_jax import sections
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.diffusion import schedule as schedules
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
-from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage import autoencoder
-from ldm_jax.first_stage.codec import CachedCodec, Codec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.latent_diffusion import LatentDiffusion
 from ldm_jax.models.unet import UNet
+from ldm_jax.parts import MeshSpec, Parts, SamplingSpec, TopLevel
 from ldm_jax.tasks import TASKS
 from ldm_jax.training import (
   classifier_step,
@@ -42,142 +39,6 @@ FIRST_STAGES = {
   'identity': autoencoder.Identity,
 }
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True)
-class TopLevel:
-  """The keys of a config, and its sections; see the README's table."""
-
-  stage: str
-  num_steps: int
-  batch_size: int
-  data: dict
-  first_stage: dict
-  loss: dict
-  optim: dict
-  seed: int = 0
-  grad_accum: int = 1
-  dtype: str = 'float32'
-  log_every: int = 100
-  show_every: int = 5_000
-  eval_every: int = 0  # 0: never
-  eval_num: int = 256  # images of each of these evaluations
-  save_every: int = 10_000
-  keep_checkpoints: int = 3
-  mesh: dict = dataclasses.field(default_factory=dict)
-  guard: dict = dataclasses.field(default_factory=dict)
-  profile: dict = dataclasses.field(default_factory=dict)
-  init_from: str = ''  # workdir whose weights a new run starts from
-  latent_cache: str = ''  # folder: images are encoded once, and read from there
-  # Of the diffusion stage:
-  first_stage_from: str = ''
-  scale_factor: float = 0.0  # 0: estimated over scale_batches batches
-  scale_batches: int = 8
-  task: dict = dataclasses.field(default_factory=dict)
-  null_prob: float = 0.0
-  unet: dict = dataclasses.field(default_factory=dict)
-  schedule: dict = dataclasses.field(default_factory=dict)
-  ema_decay: float = 0.9999
-  sampling: dict = dataclasses.field(default_factory=dict)
-  # Of the classifier stage, which has a schedule and a first stage too:
-  classifier: dict = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class SamplingSpec(Settings):
-  """The fixed-seed samples drawn while training: so many, and how."""
-
-  num: int = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshSpec:
-  """Devices along each axis; -1: what the other leaves."""
-
-  data: int = -1
-  fsdp: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """A run without its weights. What a stage does not have is None."""
-
-  config: TopLevel
-  data: DataSpec
-  first_stage: nn.Module
-  prepare: Any
-  mesh: MeshSpec
-  loss: FirstStageLossSpec | DiffusionLossSpec | None
-  optim: optim.OptimSpec
-  guard: guard.GuardSpec
-  profile: ProfileSpec
-  model: LatentDiffusion | None = None
-  schedule: Schedule | None = None
-  sampling: SamplingSpec | None = None
-  classifier: NoisyClassifier | None = None
-
-  @property
-  def on_latents(self) -> bool:
-    """Whether what is trained sees latents of a frozen first stage."""
-    return self.config.stage != 'first_stage'
-
-  @property
-  def codec(self) -> Codec:
-    return Codec(self.first_stage)
-
-  @property
-  def train_codec(self) -> Codec:
-    """What turns a training batch's `image` into latents."""
-    return CachedCodec(self.first_stage) if self.cached else self.codec
-
-  @property
-  def cached(self) -> bool:
-    return bool(self.config.latent_cache)
-
-  @property
-  def cached_shape(self) -> tuple[int, int, int]:
-    """Of a training batch's `image` with a latent cache."""
-    return *self.latent_shape[:2], CachedCodec(self.first_stage).channels
-
-  @property
-  def latent_shape(self) -> tuple[int, int, int]:
-    """(h, w, c) of a training image's latent."""
-    return self.latent_shape_of(self.data.size, self.data.size)
-
-  def latent_shape_of(self, height: int, width: int) -> tuple[int, int, int]:
-    f = self.first_stage.downsampling
-    if height % f or width % f:
-      raise UserError(
-        f"size {height}x{width} does not divide by the first stage's f={f}."
-      )
-    return height // f, width // f, self.first_stage.latent_channels
-
-  @property
-  def latent_multiple(self) -> int:
-    """What the U-Net's levels divide a latent's sides by."""
-    return 2 ** (len(self.model.unet.multipliers) - 1)
-
-  def sampled_shape(self, height: int, width: int) -> tuple[int, int, int]:
-    """(h, w, c) of an image's latent that the U-Net can take; UserError."""
-    h, w, c = self.latent_shape_of(height, width)
-    multiple = self.latent_multiple
-    if h % multiple or w % multiple:
-      unit = multiple * self.first_stage.downsampling
-      raise UserError(
-        f'size {height}x{width}: its latent of {h}x{w} does not halve as the '
-        f"U-Net's levels do; take multiples of {unit} pixels."
-      )
-    return h, w, c
-
-  def blank_batch(self, size: int) -> dict[str, np.ndarray]:
-    """A batch of zeros in the shapes of training."""
-    side = self.data.size
-    shape = self.cached_shape if self.cached else (side, side, 3)
-    blank = {
-      'image': np.zeros(shape, np.float32),
-      **self.prepare.blank(side),
-    }
-    return {k: np.stack([v] * size) for k, v in blank.items()}
 
 
 def parts(config: Mapping[str, Any]) -> Parts:
@@ -204,60 +65,11 @@ def parts(config: Mapping[str, Any]) -> Parts:
     'guard': sections.construct('guard', guard.GuardSpec, top.guard),
     'profile': sections.construct('profile', ProfileSpec, top.profile),
   }
-  if top.stage == 'first_stage':
-    built = Parts(
-      prepare=TASKS['unconditional'].prepare(),
-      loss=sections.construct('loss', FirstStageLossSpec, top.loss),
-      **shared,
-    )
-  elif top.stage == 'diffusion':
-    loss = sections.construct('loss', DiffusionLossSpec, top.loss)
-    schedule = sections.call('schedule', schedules.make, top.schedule)
-    if top.schedule.get('zero_terminal_snr') and loss.prediction == 'eps':
-      raise UserError(
-        'schedule.zero_terminal_snr=True ends on noise alone, where '
-        "loss.prediction='eps' finds no data; set it to 'v' or 'x0'."
-      )
-    conditioner, prepare = task(top.task, dtype)
-    built = Parts(
-      prepare=prepare,
-      loss=loss,
-      schedule=schedule,
-      model=LatentDiffusion(
-        unet=sections.construct('unet', UNet, top.unet, dtype=dtype),
-        conditioner=conditioner,
-        null_prob=top.null_prob,
-        logvar_timesteps=(schedule.num_timesteps if loss.learn_logvar else 0),
-        logvar_init=loss.logvar_init,
-      ),
-      sampling=sections.construct('sampling', SamplingSpec, top.sampling),
-      **shared,
-    )
-    built.model.unet.check()
-    latent = built.first_stage.latent_channels
-    if built.model.unet.out_channels != latent:
-      raise UserError(
-        f'unet.out_channels={built.model.unet.out_channels} is not what the '
-        f"first stage's latents have; set it to {latent}."
-      )
-    # Pictures are drawn hours after the start: what they need is checked now.
-    built.sampling.plan(schedule, pixels=built.first_stage.downsampling == 1)
-  elif top.stage == 'classifier':
-    classifier = sections.construct(
-      'classifier', NoisyClassifier, top.classifier, dtype=dtype
-    )
-    classifier.check()
-    built = Parts(
-      prepare=TASKS['class_label'].prepare(classifier.num_classes),
-      loss=None,
-      schedule=sections.call('schedule', schedules.make, top.schedule),
-      classifier=classifier,
-      **shared,
-    )
-  else:
+  if top.stage not in _STAGES:
     raise UserError(
-      f"stage={top.stage!r}; allowed: 'first_stage', 'diffusion', 'classifier'."
+      f'stage={top.stage!r}; allowed: {", ".join(map(repr, _STAGES))}.'
     )
+  built = _STAGES[top.stage](top, dtype, shared)
   built.latent_shape_of(built.data.size, built.data.size)  # Checks the size.
   enough = getattr(built.prepare, 'latent_is_enough', False)
   if built.cached and not (enough and built.on_latents):
@@ -271,6 +83,71 @@ def parts(config: Mapping[str, Any]) -> Parts:
       + ' Leave it unset.'
     )
   return built
+
+
+def _first_stage_parts(top: TopLevel, dtype, shared) -> Parts:
+  del dtype
+  return Parts(
+    prepare=TASKS['unconditional'].prepare(),
+    loss=sections.construct('loss', FirstStageLossSpec, top.loss),
+    **shared,
+  )
+
+
+def _diffusion_parts(top: TopLevel, dtype, shared) -> Parts:
+  loss = sections.construct('loss', DiffusionLossSpec, top.loss)
+  schedule = sections.call('schedule', schedules.make, top.schedule)
+  if top.schedule.get('zero_terminal_snr') and loss.prediction == 'eps':
+    raise UserError(
+      'schedule.zero_terminal_snr=True ends on noise alone, where '
+      "loss.prediction='eps' finds no data; set it to 'v' or 'x0'."
+    )
+  conditioner, prepare = task(top.task, dtype)
+  built = Parts(
+    prepare=prepare,
+    loss=loss,
+    schedule=schedule,
+    model=LatentDiffusion(
+      unet=sections.construct('unet', UNet, top.unet, dtype=dtype),
+      conditioner=conditioner,
+      null_prob=top.null_prob,
+      logvar_timesteps=(schedule.num_timesteps if loss.learn_logvar else 0),
+      logvar_init=loss.logvar_init,
+    ),
+    sampling=sections.construct('sampling', SamplingSpec, top.sampling),
+    **shared,
+  )
+  built.model.unet.check()
+  latent = built.first_stage.latent_channels
+  if built.model.unet.out_channels != latent:
+    raise UserError(
+      f'unet.out_channels={built.model.unet.out_channels} is not what the '
+      f"first stage's latents have; set it to {latent}."
+    )
+  # Pictures are drawn hours after the start: what they need is checked now.
+  built.sampling.plan(schedule, pixels=built.first_stage.downsampling == 1)
+  return built
+
+
+def _classifier_parts(top: TopLevel, dtype, shared) -> Parts:
+  classifier = sections.construct(
+    'classifier', NoisyClassifier, top.classifier, dtype=dtype
+  )
+  classifier.check()
+  return Parts(
+    prepare=TASKS['class_label'].prepare(classifier.num_classes),
+    loss=None,
+    schedule=sections.call('schedule', schedules.make, top.schedule),
+    classifier=classifier,
+    **shared,
+  )
+
+
+_STAGES = {
+  'first_stage': _first_stage_parts,
+  'diffusion': _diffusion_parts,
+  'classifier': _classifier_parts,
+}
 
 
 def check_same_schedule(there: Parts, here: Parts, workdir: str):

@@ -1,6 +1,7 @@
 """What every script does around its work: flags, errors, caches."""
 
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -15,6 +16,19 @@ from ldm_jax.types import UserError
 # The exit code of a mistake of the user's, as for unusable arguments.
 USER_ERROR = 2
 
+# Flags. Several scripts have some of the same names, and one process (of tests)
+# may import them all.
+string, integer, number, boolean, strings = (
+  functools.partial(define, allow_override=True)
+  for define in (
+    flags.DEFINE_string,
+    flags.DEFINE_integer,
+    flags.DEFINE_float,
+    flags.DEFINE_bool,
+    flags.DEFINE_list,
+  )
+)
+
 
 def run(main: Callable[[], int | None]):
   """Parses flags, runs main() and exits with what it returns.
@@ -22,9 +36,6 @@ def run(main: Callable[[], int | None]):
   A UserError, and any flag that cannot be read, becomes one line on stderr and
   exit code 2. Compiled programs are cached between runs, in
   $JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax.
-
-  Flags that several scripts have are defined with allow_override=True, so that
-  one process (of tests) may import them all.
   """
 
   def guarded(argv):

@@ -22,6 +22,7 @@ from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage.codec import TiledCodec, to_uint8
 from ldm_jax.first_stage.tiles import Tiles
 from ldm_jax.nn import conv
+from ldm_jax.parts import Parts
 from ldm_jax.programs import Extras, Programs
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
@@ -63,7 +64,7 @@ class LatentDiffusionPipeline:
 
   def __init__(
     self,
-    parts: build.Parts,
+    parts: Parts,
     params: Mapping[str, Params],
     scale_factor: float | None = None,
     mesh: Mesh | None = None,

@@ -9,7 +9,6 @@ import functools
 
 import flax.struct
 
-from ldm_jax.build import Parts
 from ldm_jax.diffusion import sampling, windows
 from ldm_jax.diffusion.editing import Start, masked
 from ldm_jax.diffusion.gradient_guidance import Guide
@@ -17,6 +16,7 @@ from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
 from ldm_jax.diffusion.thresholding import dynamic_threshold
 from ldm_jax.first_stage.codec import to_uint8
+from ldm_jax.parts import Parts
 
 
 @flax.struct.dataclass

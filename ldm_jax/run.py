@@ -12,14 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 import ldm_jax
-from ldm_jax import build, cache
+from ldm_jax import build, latent_cache
+from ldm_jax.data import panels, sources
 from ldm_jax.data import pipeline as data
-from ldm_jax.data import sources
 from ldm_jax.data.stream import DataError
 from ldm_jax.evaluation import reconstruction
 from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.interop import files
 from ldm_jax.nn import conv
+from ldm_jax.parts import Parts, TopLevel
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.training import (
   checkpoint,
@@ -35,6 +36,7 @@ __all__ = ['DataError', 'Panel', 'Run', 'about', 'begin', 'open_run', 'resume']
 
 # Steps count up from 0; these are folded into the seed for what is no step.
 _INIT, _SCALE, _FIRST_STAGE = 2**32 - 1, 2**32 - 2, 2**32 - 3
+_GAP = 2  # pixels between the images of a panel
 
 
 @dataclasses.dataclass
@@ -50,7 +52,7 @@ class Run:
     shardings: of the state.
   """
 
-  parts: build.Parts
+  parts: Parts
   training: build.Training
   mesh: Mesh
   source: Any
@@ -59,7 +61,7 @@ class Run:
   shardings: Any
 
   @property
-  def config(self) -> build.TopLevel:
+  def config(self) -> TopLevel:
     return self.parts.config
 
   @functools.cached_property
@@ -96,6 +98,21 @@ class Run:
     ids = batch.pop('example_id')
     return ids, parallel.to_global(self.mesh, batch)
 
+  @functools.cached_property
+  def _sampler(self) -> LatentDiffusionPipeline:
+    return LatentDiffusionPipeline(self.parts, {}, 1.0, self.mesh)
+
+  def sampler(self, state: Any, held: Params) -> LatentDiffusionPipeline:
+    """The pipeline of a state; of the state that was asked for last."""
+    ldm = self._sampler
+    ldm.scale_factor = float(held['scale_factor'])
+    ldm.params = {
+      'first_stage': held['first_stage'],
+      'model': state.params,
+      'ema': state.ema,
+    }
+    return ldm
+
   def to_items(self, state: Any, held: Params) -> dict[str, Any]:
     """The items of a checkpoint: whole, so that sampling needs nothing else."""
     items = self.training.to_items(state)
@@ -119,7 +136,7 @@ class Run:
     return parallel.with_shardings(shapes, everywhere)
 
 
-def open_run(parts: build.Parts) -> Run:
+def open_run(parts: Parts) -> Run:
   """Checks devices and data; nothing is compiled yet.
 
   Raises:
@@ -145,7 +162,7 @@ def open_run(parts: build.Parts) -> Run:
 def use_cache(run: Run, held: Params, beat) -> None:
   """Trains on latents from `config.latent_cache` where that is set."""
   if run.parts.cached:
-    run.source = cache.open_cache(
+    run.source = latent_cache.open_cache(
       run.parts, run.source, held['first_stage'], beat
     )
 
@@ -289,34 +306,24 @@ class Panel:
     self.batch = batch
 
   def draw(self, state: Any, held: Params):
-    """(name, images uint8 [N H W 3], columns of their grid, scalars)."""
+    """(name, one picture uint8 [H W 3], scalars)."""
     if not self.run.parts.on_latents:
       return self._reconstructions(state)
     if self.run.parts.classifier is not None:
       return self._classified(state, held)
     return self._samples(state, held)
 
-  @functools.cached_property
-  def _pipeline(self) -> LatentDiffusionPipeline:
-    return LatentDiffusionPipeline(self.run.parts, {}, 1.0, self.run.mesh)
-
   def _samples(self, state, held):
-    ldm = self._pipeline
-    ldm.scale_factor = float(held['scale_factor'])
-    ldm.params = {
-      'first_stage': held['first_stage'],
-      'model': state.params,
-      'ema': state.ema,
-    }
+    ldm = self.run.sampler(state, held)
     spec = dataclasses.asdict(self.run.parts.sampling) | {'num': self.count}
     blank = self.run.parts.prepare.blank(self.run.parts.data.size)
     inputs = {k: self.batch[k][: self.count] for k in blank}
     images = ldm.sample(**spec, **inputs)
     if not hasattr(ldm.parts.prepare, 'show'):
-      return 'samples', images, math.ceil(math.sqrt(len(images))), {}
+      return 'samples', panels.grid(images, gap=_GAP), {}
     shown = ldm.parts.prepare.show(inputs, images.shape[1:3])
     pairs = np.stack([shown, images], axis=1).reshape(-1, *images.shape[1:])
-    return 'samples', pairs, 8, {}
+    return 'samples', panels.grid(pairs, 8, _GAP), {}
 
   @functools.cached_property
   def _classify(self):
@@ -339,7 +346,7 @@ class Panel:
       for i, score in enumerate(right.mean(0))
     }
     seen = seen[:8].reshape(-1, *seen.shape[2:])
-    return 'seen', np.asarray(to_uint8(seen)), right.shape[1], scores
+    return 'seen', panels.grid(to_uint8(seen), right.shape[1], _GAP), scores
 
   @functools.cached_property
   def _reconstruct(self):
@@ -356,5 +363,6 @@ class Panel:
     again = np.clip(again, -1.0, 1.0)
     psnr = np.mean(reconstruction.psnr(image, again))
     pairs = np.stack([image, again], axis=1)[:16]
-    pairs = np.asarray(to_uint8(pairs.reshape(-1, *image.shape[1:])))
-    return 'reconstructions', pairs, 8, {'eval_psnr': float(psnr)}
+    pairs = to_uint8(pairs.reshape(-1, *image.shape[1:]))
+    picture = panels.grid(pairs, 8, _GAP)
+    return 'reconstructions', picture, {'eval_psnr': float(psnr)}

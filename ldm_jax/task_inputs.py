@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.build import Parts
+from ldm_jax.parts import Parts
 from ldm_jax.types import UserError
 
 ALIASES = {'prompt': 'text'}

@@ -9,6 +9,7 @@ import optax
 
 from ldm_jax import build
 from ldm_jax.interop.imported import complete
+from ldm_jax.parts import Parts
 from ldm_jax.types import UserError
 
 
@@ -30,7 +31,7 @@ def _fresh(rng: np.random.Generator, name: str, shape) -> np.ndarray:
   return rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(fan_in))
 
 
-def abstract(parts: build.Parts) -> dict[str, Any]:
+def abstract(parts: Parts) -> dict[str, Any]:
   """The trees of every item, abstract: nothing is computed."""
 
   def init():
@@ -44,7 +45,7 @@ def abstract(parts: build.Parts) -> dict[str, Any]:
   return jax.eval_shape(init)
 
 
-def check(parts: build.Parts, items: Mapping[str, Any]):
+def check(parts: Parts, items: Mapping[str, Any]):
   """Raises UserError unless the trees are the networks', to the last shape."""
   wanted = flat(abstract(parts))
   given = {k: v for k, v in flat(items).items() if k[0] != 'carried'}

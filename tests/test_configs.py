@@ -24,6 +24,7 @@ from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.unet import UNet
+from ldm_jax.parts import MeshSpec, SamplingSpec, TopLevel
 from ldm_jax.training.optim import OptimSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -356,15 +357,15 @@ def test_sections_hold_every_key_that_can_be_set():
     (diffusion['data'], DataSpec),
     (diffusion['optim'], OptimSpec),
     (diffusion['loss'], DiffusionLossSpec),
-    (diffusion['sampling'], build.SamplingSpec),
-    (diffusion['mesh'], build.MeshSpec),
-    (diffusion | {'classifier': {}}, build.TopLevel),
+    (diffusion['sampling'], SamplingSpec),
+    (diffusion['mesh'], MeshSpec),
+    (diffusion | {'classifier': {}}, TopLevel),
     (classifier['classifier'], NoisyClassifier),
     (first_stage['loss'], FirstStageLossSpec),
     (first_stage['first_stage'] | {'name': 0}, build.FIRST_STAGES['vq']),
   ):
     hidden = {'parent', 'name', 'dtype'} - (
-      {'dtype'} if kind is build.TopLevel else set()
+      {'dtype'} if kind is TopLevel else set()
     )
     fields = {field.name for field in dataclasses.fields(kind)} - hidden
     assert section.keys() - {'name'} == fields, kind

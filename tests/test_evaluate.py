@@ -12,8 +12,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 import evaluate
-from ldm_jax import sweep
 from ldm_jax.evaluation.shards import Shards
+from ldm_jax.measuring import sweep
 from ldm_jax.types import UserError
 
 

@@ -1,7 +1,9 @@
-"""Conditions as pictures, to be looked at beside what was drawn from them."""
+"""Pictures to be looked at: of conditions, and of many images side by side."""
 
 import colorsys
 import functools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -61,3 +63,29 @@ def enlarged(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
   rows = np.arange(height) * images.shape[1] // height
   columns = np.arange(width) * images.shape[2] // width
   return images[:, rows][:, :, columns]
+
+
+def grid(
+  images: Sequence[np.ndarray], columns: int = 0, gap: int = 0
+) -> np.ndarray:
+  """Images uint8 [H W 3] row by row on white, `gap` pixels around each.
+
+  As near to a square as they come, where `columns` is 0.
+  """
+  images = np.asarray(images)
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    raise ValueError(
+      f'Expected uint8 [N H W 3], got {images.dtype} {images.shape}.'
+    )
+  count, height, width, _ = images.shape
+  columns = min(columns or math.ceil(math.sqrt(count)), count)
+  rows = math.ceil(count / columns)
+  height, width = height + gap, width + gap
+  sheet = np.full(
+    (rows * height + gap, columns * width + gap, 3), _PAPER, np.uint8
+  )
+  for i, image in enumerate(images):
+    y, x = divmod(i, columns)
+    place = sheet[gap + y * height :, gap + x * width :]
+    place[: image.shape[0], : image.shape[1]] = image
+  return sheet

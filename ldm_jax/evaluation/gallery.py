@@ -9,14 +9,14 @@ network.
 
 import html
 import json
-import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ldm_jax.data import panels
 from ldm_jax.types import UserError
 
 INDEX = 'samples.jsonl'
@@ -81,7 +81,7 @@ class Gallery:
       np.asarray(Image.open(self._folder / row['file']))
       for row in self._rows[:_GRID_LIMIT]
     ]
-    Image.fromarray(grid(images)).save(self._folder / 'grid.png')
+    Image.fromarray(panels.grid(images)).save(self._folder / 'grid.png')
     page = self._folder / 'index.html'
     page.write_text(_page(self._title, self._rows, images[0].shape))
     return page
@@ -107,18 +107,6 @@ def read_images(folder: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
     raise UserError(f'{folder} has no samples.')
   images = [Image.open(pathlib.Path(folder) / row['file']) for row in rows]
   return np.stack([np.asarray(image.convert('RGB')) for image in images]), rows
-
-
-def grid(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
-  """Images [H W 3] in rows, as near to a square as they come."""
-  columns = columns or math.ceil(math.sqrt(len(images)))
-  height, width, _ = images[0].shape
-  rows = math.ceil(len(images) / columns)
-  sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
-  for i, image in enumerate(images):
-    y, x = divmod(i, columns)
-    sheet[y * height :, x * width :][:height, :width] = image
-  return sheet
 
 
 _STYLE = """

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ldm_jax.data import panels
 from ldm_jax.evaluation import features
 from ldm_jax.evaluation.features import Network
-from ldm_jax.evaluation.gallery import grid
 from ldm_jax.evaluation.image_sets import ImageSet
 
 
@@ -55,4 +55,4 @@ def picture(
       found = reference.read(int(index))[: cell.shape[0], : cell.shape[1]]
       cell[: found.shape[0], : found.shape[1]] = found
       cells.append(cell)
-  return grid(cells, columns=1 + indices.shape[1])
+  return panels.grid(cells, columns=1 + indices.shape[1])

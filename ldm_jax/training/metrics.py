@@ -48,21 +48,20 @@ class Writer:
       finite = {k: v for k, v in numbers.items() if v is not None}
       self._board.write_scalars(int(step), finite)
 
-  def images(
-    self, step: int, name: str, images: np.ndarray, columns: int
+  def image(
+    self, step: int, name: str, image: np.ndarray
   ) -> pathlib.Path | None:
-    """Writes uint8 images [N H W 3] as one grid; returns its path."""
+    """Writes an image uint8 [H W 3]; returns its path."""
     if not self._active:
       return None
-    grid = image_grid(images, columns)
     folder = self._workdir / 'samples'
     folder.mkdir(exist_ok=True)
     path = folder / f'step_{int(step):07d}_{name}.png'
     partial = path.with_suffix('.partial')
-    Image.fromarray(grid).save(partial, format='PNG')
+    Image.fromarray(image).save(partial, format='PNG')
     partial.replace(path)
     if self._board is not None:
-      self._board.write_images(int(step), {name: grid[None]})
+      self._board.write_images(int(step), {name: image[None]})
     return path
 
   def close(self) -> None:
@@ -100,34 +99,6 @@ def keep_until(path: pathlib.Path, step: int) -> None:
     partial = path.with_name(path.name + '.partial')
     partial.write_text(new, encoding='utf-8')
     partial.replace(path)
-
-
-def image_grid(
-  images: np.ndarray, columns: int, gap: int = 2, background: int = 255
-) -> np.ndarray:
-  """uint8 [N H W 3] -> one uint8 image, row by row, `gap` pixels apart."""
-  images = np.asarray(images)
-  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-    raise ValueError(
-      f'Expected uint8 [N H W 3], got {images.dtype} {images.shape}.'
-    )
-  count, height, width, channels = images.shape
-  columns = max(1, min(columns, count))
-  rows = max(1, math.ceil(count / columns))
-  grid = np.full(
-    (
-      rows * (height + gap) + gap,
-      columns * (width + gap) + gap,
-      channels,
-    ),
-    background,
-    np.uint8,
-  )
-  for i, image in enumerate(images):
-    top = gap + i // columns * (height + gap)
-    left = gap + i % columns * (width + gap)
-    grid[top : top + height, left : left + width] = image
-  return grid
 
 
 class Progress:

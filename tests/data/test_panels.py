@@ -1,6 +1,7 @@
 """Pictures of conditions show what they should."""
 
 import numpy as np
+import pytest
 
 from ldm_jax.data import panels
 
@@ -41,3 +42,25 @@ def test_small_images_become_large_pixels():
   small = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
   found = panels.enlarged(small, (8, 4))
   np.testing.assert_array_equal(found, small.repeat(4, 1).repeat(2, 2))
+
+
+def test_grids_hold_every_image_in_reading_order():
+  images = np.arange(5, dtype=np.uint8)[:, None, None, None]
+  images = np.broadcast_to(images * 10, (5, 4, 6, 3))
+  grid = panels.grid(images, columns=3, gap=1)
+  assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
+  for i in range(5):
+    top, left = 1 + i // 3 * 5, 1 + i % 3 * 7
+    assert (grid[top : top + 4, left : left + 6] == i * 10).all()
+  assert (grid[6:, 15:] == 255).all()  # The empty place is background.
+
+
+@pytest.mark.parametrize('columns', [0, 1, 2, 99])
+def test_grids_fit_any_number_of_columns(columns):
+  grid = panels.grid(np.zeros((2, 4, 4, 3), np.uint8), columns, 2)
+  assert grid.size and (grid == 0).sum() == 2 * 4 * 4 * 3
+
+
+def test_grids_of_floats_are_refused():
+  with pytest.raises(ValueError, match='float64'):
+    panels.grid(np.zeros((2, 4, 4, 3)))

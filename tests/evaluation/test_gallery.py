@@ -55,10 +55,3 @@ def test_foreign_files_are_not_overwritten(tmp_path):
 def test_what_is_no_gallery_is_named(tmp_path):
   with pytest.raises(UserError, match='Is .* a folder that sample.py wrote'):
     gallery.read_images(tmp_path)
-
-
-def test_a_grid_reads_row_by_row():
-  sheet = gallery.grid(list(IMAGES), columns=2)
-  assert sheet.shape == (24, 16, 3)
-  np.testing.assert_array_equal(sheet[8:16, 8:16], IMAGES[3])
-  assert (sheet[16:, 8:] == 255).all()

@@ -67,36 +67,12 @@ def test_starting_from_nothing_keeps_nothing(tmp_path):
   assert lines(tmp_path) == []
 
 
-def test_grids_hold_every_image_in_reading_order():
-  images = np.arange(5, dtype=np.uint8)[:, None, None, None]
-  images = np.broadcast_to(images * 10, (5, 4, 6, 3))
-  grid = metrics.image_grid(images, columns=3, gap=1)
-  assert grid.shape == (2 * 5 + 1, 3 * 7 + 1, 3)
-  for i in range(5):
-    top, left = 1 + i // 3 * 5, 1 + i % 3 * 7
-    assert (grid[top : top + 4, left : left + 6] == i * 10).all()
-  assert (grid[6:, 15:] == 255).all()  # The empty place is background.
-
-
-@pytest.mark.parametrize('columns', [0, 1, 2, 99])
-def test_grids_fit_any_number_of_columns(columns):
-  grid = metrics.image_grid(np.zeros((2, 4, 4, 3), np.uint8), columns)
-  assert grid.size and (grid == 0).sum() == 2 * 4 * 4 * 3
-
-
-def test_grids_of_floats_are_refused():
-  with pytest.raises(ValueError, match='float64'):
-    metrics.image_grid(np.zeros((2, 4, 4, 3)), 2)
-
-
 def test_images_are_written_whole(tmp_path):
-  images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+  image = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
   with writer(tmp_path) as w:
-    path = w.images(500, 'samples', images, columns=2)
+    path = w.image(500, 'samples', image)
   assert path == tmp_path / 'samples' / 'step_0000500_samples.png'
-  np.testing.assert_array_equal(
-    np.asarray(Image.open(path)), metrics.image_grid(images, 2)
-  )
+  np.testing.assert_array_equal(np.asarray(Image.open(path)), image)
   assert list((tmp_path / 'samples').iterdir()) == [path]
 
 
@@ -107,7 +83,7 @@ def test_without_tensorflow_one_line_says_what_is_missing(
   caplog.set_level('INFO')
   with metrics.Writer(tmp_path) as w:
     w.scalars(1, {'loss': 1.0})
-    w.images(1, 'x', np.zeros((1, 2, 2, 3), np.uint8), 1)
+    w.image(1, 'x', np.zeros((2, 2, 3), np.uint8))
   (record,) = [r for r in caplog.records if 'TensorBoard' in r.getMessage()]
   assert 'pip install tensorflow clu' in record.getMessage()
   assert lines(tmp_path) == [{'step': 1, 'loss': 1.0}]
@@ -134,8 +110,8 @@ def test_tensorboard_gets_the_same_but_no_nan(tmp_path, monkeypatch):
   monkeypatch.setattr(metrics, '_open_tensorboard', lambda _: board)
   with metrics.Writer(tmp_path) as w:
     w.scalars(3, {'loss': 1.0, 'bad': math.nan})
-    w.images(3, 'x', np.zeros((1, 2, 2, 3), np.uint8), 1)
-  assert board.seen == [(3, {'loss': 1.0}), (3, {'x': (1, 6, 6, 3)}), 'closed']
+    w.image(3, 'x', np.zeros((2, 2, 3), np.uint8))
+  assert board.seen == [(3, {'loss': 1.0}), (3, {'x': (1, 2, 2, 3)}), 'closed']
 
 
 class Clock:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 import convert
 import ldm_jax
-from ldm_jax import build, portable, weights
+from ldm_jax import build, stablehlo, weights
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.interop import compvis_config
 from ldm_jax.interop.imported import complete
@@ -133,7 +133,7 @@ def test_every_task_goes_into_a_file_for_any_batch(make, tmp_path):
   )
   ldm = LatentDiffusionPipeline(parts, items, 1.0)
   path = str(tmp_path / 'art')
-  about = portable.write(ldm, path, Settings(2), size=(32, 64))
+  about = stablehlo.write(ldm, path, Settings(2), size=(32, 64))
   content = pathlib.Path(path).read_bytes()
   art = export.deserialize(bytearray(content))
   assert art.platforms == ('cpu', 'cuda', 'tpu')
@@ -155,7 +155,7 @@ def test_a_traced_eta_gives_the_table_of_the_host(spacing, eta):
   schedule = build.parts(tiny.diffusion()).schedule
   settings = Settings(20, eta=eta, spacing=spacing)
   wanted = settings.table(schedule)
-  found = jax.jit(lambda e: portable.with_eta(schedule, settings, e))(eta)
+  found = jax.jit(lambda e: stablehlo.with_eta(schedule, settings, e))(eta)
   if eta in (0, 1):
     np.testing.assert_array_equal(found.mix, np.float32(wanted.mix))
     np.testing.assert_array_equal(found.noise, np.float32(wanted.noise))
@@ -167,11 +167,11 @@ def test_what_cannot_be_a_file_is_said(workdir, tmp_path, monkeypatch):
   ldm = ldm_jax.load(workdir)
   path = str(tmp_path / 'art')
   with pytest.raises(UserError, match='does not divide'):
-    portable.write(ldm, path, Settings(2), size=(31, 32))
-  monkeypatch.setattr(portable, 'MOST_BYTES', 1000)
+    stablehlo.write(ldm, path, Settings(2), size=(31, 32))
+  monkeypatch.setattr(stablehlo, 'MOST_BYTES', 1000)
   with pytest.raises(UserError, match='less than 2'):
-    portable.write(ldm, path, Settings(2))
+    stablehlo.write(ldm, path, Settings(2))
   first = dataclasses.replace(ldm.parts, model=None)
   alone = LatentDiffusionPipeline(first, ldm.params)
   with pytest.raises(UserError, match='first stage alone'):
-    portable.write(alone, path, Settings(2))
+    stablehlo.write(alone, path, Settings(2))

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 
-from ldm_jax import measure
-from ldm_jax.evaluation import gallery, report
-from ldm_jax.session import RECONSTRUCTION, Options, Session
+from ldm_jax.data import panels
+from ldm_jax.evaluation import report
+from ldm_jax.measuring import evaluate
+from ldm_jax.measuring.session import RECONSTRUCTION, Options, Session
 from ldm_jax.types import UserError
 
 _PACE = 'pace.json'
@@ -66,14 +67,14 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
     return {}
   content = {
     'sweep': rows,
-    'notes': measure.notes(session, rows[0]['metrics']),
-    **measure.about(session),
+    'notes': evaluate.notes(session, rows[0]['metrics']),
+    **evaluate.about(session),
     'num': options.num,
   }
   content.pop('drawn_with', None)
   columns = min(_SHOWN, options.num)
   pictures = {
-    'Samples, a row for each setting of the table': gallery.grid(shown, columns)
+    'Samples, a row for each setting of the table': panels.grid(shown, columns)
   }
   title = f'Sweep of {options.workdir}'
   page = report.write(out, title, content, pictures, report.sweep_charts(rows))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax import session
 from ldm_jax.evaluation import npz
+from ldm_jax.measuring import session
 from ldm_jax.types import UserError
 from tests.evaluation import released
 

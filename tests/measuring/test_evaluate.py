@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax import measure
 from ldm_jax.evaluation import inception, npz, protocols, report
 from ldm_jax.evaluation.features import Network
-from ldm_jax.generate import Settings
-from ldm_jax.session import Options
+from ldm_jax.measuring import evaluate
+from ldm_jax.measuring.generate import Settings
+from ldm_jax.measuring.session import Options
 from ldm_jax.types import UserError
 
 RNG = np.random.default_rng(0)
@@ -19,7 +19,7 @@ QUIET = lambda text: None
 
 
 def run(**options):
-  return measure.evaluate(Options(**options), say=QUIET)
+  return evaluate.run(Options(**options), say=QUIET)
 
 
 def test_a_run_without_any_file_of_weights(text_run, tmp_path):
@@ -115,4 +115,4 @@ def test_two_folders_under_inception(small_inception, tmp_path):
 
 
 def test_versions_name_the_devices():
-  assert measure.versions()['devices'].startswith('8 x')
+  assert evaluate.versions()['devices'].startswith('8 x')

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from ldm_jax import generate
 from ldm_jax import run as runs
 from ldm_jax.evaluation import (
   features,
@@ -17,7 +16,7 @@ from ldm_jax.evaluation import (
   scene_accuracy,
 )
 from ldm_jax.evaluation.frechet import frechet_distance
-from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.measuring import generate
 from ldm_jax.training import parallel
 
 # Images that the samples are compared with; they are read once.
@@ -62,18 +61,8 @@ class QuickMetrics:
     found = features.stream(self._network, batches)
     return moments.of(f['pool'] for f in found)
 
-  @functools.cached_property
-  def _pipeline(self) -> LatentDiffusionPipeline:
-    return LatentDiffusionPipeline(self._run.parts, {}, 1.0, self._run.mesh)
-
   def _of_samples(self, state, held) -> dict[str, float]:
-    ldm = self._pipeline
-    ldm.scale_factor = float(held['scale_factor'])
-    ldm.params = {
-      'first_stage': held['first_stage'],
-      'model': state.params,
-      'ema': state.ema,
-    }
+    ldm = self._run.sampler(state, held)
     told, inputs = generate.Conditions(ldm, '', 0).of(0, self._num)
     settings = dataclasses.asdict(self._run.parts.sampling)
     settings |= {'num': self._num, 'batch_size': _BATCH}

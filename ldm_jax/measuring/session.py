@@ -11,7 +11,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import ldm_jax
-from ldm_jax import generate
 from ldm_jax.data import sources
 from ldm_jax.evaluation import (
   first_stage_metrics,
@@ -33,6 +32,7 @@ from ldm_jax.evaluation.image_sets import ImageSet
 from ldm_jax.evaluation.statistics import Statistics
 from ldm_jax.first_stage import lpips
 from ldm_jax.interop import files, graph_file
+from ldm_jax.measuring import generate
 from ldm_jax.training import checkpoint, manifest
 from ldm_jax.types import UserError
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ldm_jax
-from ldm_jax import generate
 from ldm_jax.evaluation.shards import Shards
+from ldm_jax.measuring import generate
 from ldm_jax.types import UserError
 
 SETTINGS = generate.Settings(steps=2, guidance=2.0, eta=0.5, seed=3)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldm_jax import build, cache
+from ldm_jax import build, latent_cache
 from ldm_jax import run as runs
 from ldm_jax.data import latents
 from ldm_jax.types import UserError
@@ -30,7 +30,7 @@ def config(folder='', **changes):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
   monkeypatch.setattr(latents, 'SHARD', 8)
-  monkeypatch.setattr(cache, '_BATCH', 8)
+  monkeypatch.setattr(latent_cache, '_BATCH', 8)
 
 
 def losses(folder, count=6):
@@ -63,14 +63,14 @@ def opened(folder, **changes):
 def test_what_was_encoded_is_not_encoded_again(tmp_path):
   folder, said = tmp_path / 'latents', []
   run, params = opened(folder)
-  source = cache.open_cache(run.parts, run.source, params, said.append)
+  source = latent_cache.open_cache(run.parts, run.source, params, said.append)
   assert said == [8, 16, 20] and len(source) == 20
   before = [source[i]['latent'] for i in range(20)]
   first, second, _ = sorted(folder.glob('*.array_record'))
   times = first.stat().st_mtime_ns
   second.rename(f'{second}.partial')  # As an interrupted run leaves it.
   said.clear()
-  source = cache.open_cache(run.parts, run.source, params, said.append)
+  source = latent_cache.open_cache(run.parts, run.source, params, said.append)
   assert said == [16] and first.stat().st_mtime_ns == times
   np.testing.assert_array_equal(
     [source[i]['latent'] for i in range(20)], before
@@ -80,19 +80,19 @@ def test_what_was_encoded_is_not_encoded_again(tmp_path):
 def test_another_first_stage_or_other_data_are_refused(tmp_path):
   folder = tmp_path / 'latents'
   run, params = opened(folder)
-  cache.open_cache(run.parts, run.source, params)
+  latent_cache.open_cache(run.parts, run.source, params)
   other = jax.tree.map(lambda x: x + 1e-3, params)
   with pytest.raises(UserError, match='something else: first_stage differ'):
-    cache.open_cache(run.parts, run.source, other)
+    latent_cache.open_cache(run.parts, run.source, other)
   run, params = opened(folder, data={'max_objects': 2})
   with pytest.raises(UserError, match='something else: data differ'):
-    cache.open_cache(run.parts, run.source, params)
+    latent_cache.open_cache(run.parts, run.source, params)
 
 
 def test_a_random_crop_and_tasks_that_look_at_images_are_refused(tmp_path):
   run, params = opened(tmp_path, data={'crop': 'random'})
   with pytest.raises(UserError, match="data.crop='random' draws another crop"):
-    cache.open_cache(run.parts, run.source, params)
+    latent_cache.open_cache(run.parts, run.source, params)
   wrong = config(tmp_path) | {'task': {'name': 'super_resolution'}}
   with pytest.raises(UserError, match="'super_resolution' needs the images"):
     build.parts(wrong)

@@ -1,4 +1,4 @@
-"""What evaluate.py does with a session: numbers, pictures, a report."""
+"""One evaluation from end to end: numbers, pictures, a report."""
 
 import dataclasses
 import importlib.metadata
@@ -10,13 +10,14 @@ from typing import Any
 import jax
 
 import ldm_jax
-from ldm_jax.evaluation import gallery, report
-from ldm_jax.session import RECONSTRUCTION, Options, Session
+from ldm_jax.data import panels
+from ldm_jax.evaluation import report
+from ldm_jax.measuring.session import RECONSTRUCTION, Options, Session
 
 _SHOWN = 64  # Samples in the report's picture.
 
 
-def evaluate(options: Options, say=print) -> dict[str, Any]:
+def run(options: Options, say=print) -> dict[str, Any]:
   """Measures, and writes the report; returns it."""
   session = Session(options, say)
   begin = time.time()
@@ -32,7 +33,7 @@ def evaluate(options: Options, say=print) -> dict[str, Any]:
       pictures |= session.neighbour_picture()
     shown = samples.take(_SHOWN)
     if len({image.shape for image in shown}) == 1:
-      pictures |= {'Samples': gallery.grid(shown)}
+      pictures |= {'Samples': panels.grid(shown)}
   metrics |= session.reconstruction_numbers()
   content = {
     'metrics': metrics,

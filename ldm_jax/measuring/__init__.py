@@ -1,0 +1,1 @@
+"""A run measured: `evaluation` scores images, this draws and reports them."""
