@@ -19,7 +19,14 @@ from ml_collections import config_flags
 from ldm_jax import build, cli, dry_run
 from ldm_jax import run as runs
 from ldm_jax.measuring.quick_metrics import QuickMetrics
-from ldm_jax.training import checkpoint, frozen, guard, metrics, parallel
+from ldm_jax.training import (
+  checkpoint,
+  frozen,
+  guard,
+  metrics,
+  parallel,
+  text_log,
+)
 from ldm_jax.training.preemption import EXIT_CODE, Preemption
 from ldm_jax.training.profile import Profiler
 from ldm_jax.training.watchdog import Watchdog
@@ -39,7 +46,11 @@ def train(config: dict, workdir: str) -> int:
   parts = build.parts(config)
   checkpoint.check_same_model(workdir, config)
   limit = 60 * parts.guard.watchdog_minutes
-  with Watchdog(limit) as watchdog, Preemption() as preemption:
+  with (
+    text_log.TextLog(workdir),
+    Watchdog(limit) as watchdog,
+    Preemption() as preemption,
+  ):
     watchdog.at('opening the run', 0)
     run = runs.open_run(parts)
     checkpoints = checkpoint.Checkpoints(workdir, run.config.keep_checkpoints)
@@ -52,7 +63,7 @@ def train(config: dict, workdir: str) -> int:
     checkpoints.close()
   if done < run.config.num_steps:
     at = f'saved step {done}' if done else 'before the first step'
-    print(f'Told to stop: {at}. The same command goes on.')
+    text_log.say(f'Told to stop: {at}. The same command goes on.')
     return EXIT_CODE
   return 0
 
@@ -62,7 +73,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
   top, (state, held, meta) = run.config, start
   first = done = int(state.step)
   if first:
-    print(f'Going on from step {first}.')
+    text_log.say(f'Going on from step {first}.')
   stream = run.stream(meta['next_example'], workdir)
   panel = runs.Panel(run)
   quick = QuickMetrics(run, top.eval_num)
