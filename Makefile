@@ -39,8 +39,15 @@ lint: .venv/stamp  ## Check lint and format.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-bench: .venv/stamp  ## Measure; results go to benchmarks/results.
+# The peers need torch. ARGS reaches every one: ARGS=--rounds=3.
+BENCHMARKS := device unet_forward training_step sampling first_stage_step \
+  compression input_pipeline startup growth
+
+bench: .venv/stamp .venv-parity/stamp  ## Measure beside diffusers and torch.
+	for name in $(BENCHMARKS); do \
+	  .venv/bin/python -m benchmarks.$$name $(ARGS) || exit 1; done
 	.venv/bin/python -m benchmarks.conv_gradients
+	.venv/bin/python -m benchmarks.report
 
 chaos: .venv/stamp  ## Kill, stop and damage runs; ARGS=--full for all of it.
 	.venv/bin/python -m tests.chaos $(ARGS)

@@ -1,0 +1,274 @@
+"""Measures sides beside each other: interleaved, paired, and written down.
+
+Every side runs in its own process (see `sides`). A round gives each form of
+each side its turn, forwards and backwards alternately; a ratio is the median of
+the rounds' own ratios, so that a slow spell of the machine hits both.
+"""
+
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds.', 0)
+DTYPE = flags.DEFINE_enum(
+  'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.'
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / 'benchmarks' / 'results'
+
+OURS = 'ldm_jax'
+_PAUSE = 0.05  # Seconds in which the last side's threads fall asleep.
+
+
+class Missing(Exception):
+  """A side that this machine cannot run, and why."""
+
+
+@dataclasses.dataclass
+class Process:
+  """A side's process, waiting for its turn."""
+
+  name: str
+  child: subprocess.Popen
+  forms: Sequence[str] = ()
+  facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def start(cls, module: str, name: str, spec: Mapping, folder: str):
+    command = [
+      python_of(name), '-m', 'benchmarks.side_process',
+      f'--module=benchmarks.{module}', f'--side={name}',
+      f'--spec={json.dumps(spec)}', f'--folder={folder}',
+    ]  # fmt: skip
+    child = subprocess.Popen(
+      command,
+      cwd=ROOT,
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '2'},
+    )
+    process = cls(name, child)
+    about = process._read()
+    process.forms, process.facts = about['forms'], about['facts']
+    return process
+
+  def ask(self, **message) -> dict[str, Any]:
+    self.child.stdin.write(json.dumps(message) + '\n')
+    self.child.stdin.flush()
+    return self._read()
+
+  def stop(self):
+    self.child.stdin.close()
+    self.child.wait()
+
+  def _read(self) -> dict[str, Any]:
+    line = self.child.stdout.readline()
+    if not line:
+      code = self.child.wait()
+      raise Missing(f'the process of {self.name} ended with code {code}')
+    return json.loads(line)
+
+
+def python_of(side: str) -> str:
+  """The interpreter that has what the side needs: torch for every peer."""
+  if side == OURS or importlib.util.find_spec('torch'):
+    return sys.executable
+  parity = ROOT / '.venv-parity' / 'bin' / 'python'
+  if not parity.exists():
+    raise Missing(f'{side} needs torch: run `make test-parity` once')
+  return str(parity)
+
+
+def compare(
+  module: str,
+  spec: Mapping[str, Any],
+  sides: Sequence[str],
+  rounds: int | None = None,
+  warm_up: int = 2,
+  whole: str = '',
+) -> dict[str, Any]:
+  """Times every form of every side on one workload.
+
+  Args:
+    module: the benchmark's name; it holds a function of each side's name.
+    spec: what both sides are given.
+    sides: names; they start in this order, so that the first may leave weights
+      in the folder for the next.
+    rounds: timed turns of each form; --rounds unless given.
+    warm_up: turns before them, the first of which may compile.
+    whole: our form that does what the peers do, where there are several.
+
+  Returns:
+    {'spec', 'forms': {'side, form': numbers}, 'missing', 'difference',
+    'ratio'}; see `summary`, `ratios` and `_difference`.
+  """
+  rounds = ROUNDS.value if rounds is None else rounds
+  found = {'spec': dict(spec), 'missing': {}, 'facts': {}}
+  with tempfile.TemporaryDirectory(prefix='ldm_jax_bench_') as folder:
+    running = []
+    try:
+      for side in sides:
+        try:
+          running.append(Process.start(module, side, spec, folder))
+          found['facts'][side] = dict(running[-1].facts)
+        except Missing as error:
+          found['missing'][side] = str(error)
+      found['forms'] = _take_turns(running, rounds, warm_up)
+      found['difference'] = _difference(running, folder)
+    finally:
+      for process in running:
+        process.stop()
+  found['ratio'] = ratios(found['forms'], whole)
+  return found
+
+
+def _take_turns(running: Sequence[Process], rounds: int, warm_up: int):
+  """{'side, form': summary} after so many rounds."""
+  turns = [(p, form) for p in running for form in p.forms]
+  firsts, answers = {}, {turn_name(p, form): [] for p, form in turns}
+  for process, form in turns:
+    seconds = process.ask(form=form, times=max(warm_up, 1))['seconds']
+    firsts[turn_name(process, form)] = seconds[0]
+  for i in range(rounds):
+    for process, form in turns[:: 1 if i % 2 == 0 else -1]:
+      time.sleep(_PAUSE)
+      answers[turn_name(process, form)].append(process.ask(form=form, times=1))
+  return {
+    name: {'first_s': firsts[name], **summary(found)}
+    for name, found in answers.items()
+  }
+
+
+def turn_name(process: Process, form: str) -> str:
+  return f'{process.name}, {form}' if form else process.name
+
+
+def summary(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Medians and quartiles of one form's turns."""
+  seconds = [s for a in answers for s in a['seconds']]
+  low, median, high = quartiles(seconds)
+  return {
+    'median_s': median,
+    'quartiles_s': [low, high],
+    'fastest_s': min(seconds, default=None),
+    'busy_s': quartiles([s for a in answers for s in a['busy']])[1],
+    'peak_mib': max((a['peak_mib'] for a in answers), default=None),
+    'seconds': seconds,
+  }
+
+
+def quartiles(values: Sequence[float]) -> tuple[float | None, ...]:
+  """(25%, 50%, 75%)."""
+  if not values:
+    return (None,) * 3
+  return tuple(float(x) for x in np.percentile(values, (25, 50, 75)))
+
+
+def ratios(
+  forms: Mapping[str, Mapping[str, Any]], whole: str = ''
+) -> dict[str, Any] | None:
+  """How many times faster our form is than the best of the peers'.
+
+  Paired by round: the median of the rounds' ratios, with their quartiles.
+  """
+  ours = f'{OURS}, {whole}' if whole else OURS
+  peers = {
+    name: form['median_s']
+    for name, form in forms.items()
+    if name.split(',')[0] != OURS and form['seconds']
+  }
+  if not peers or not forms.get(ours, {}).get('seconds'):
+    return None
+  peer = min(peers, key=peers.get)
+  pairs = zip(forms[ours]['seconds'], forms[peer]['seconds'], strict=True)
+  low, median, high = quartiles([b / a for a, b in pairs])
+  return {
+    'ours': ours, 'peer': peer, 'median': median, 'quartiles': [low, high],
+  }  # fmt: skip
+
+
+def _difference(running: Sequence[Process], folder: str) -> float | None:
+  """The sides' answers: the largest difference, in standard deviations.
+
+  None where a side has none, or where there is but one.
+  """
+  arrays = []
+  for process in running:
+    path = os.path.join(folder, f'answer_{process.name}.npy')
+    if process.ask(answer=path)['there']:
+      arrays.append(np.load(path))
+  if len(arrays) < 2:
+    return None
+  first, *rest = arrays
+  return max(float(np.abs(a - first).max() / first.std()) for a in rest)
+
+
+def now() -> datetime.datetime:
+  return datetime.datetime.now(datetime.UTC)
+
+
+def write(benchmark: str, report: Mapping[str, Any]) -> pathlib.Path:
+  """Keeps a report beside the older ones; returns its path."""
+  date = now()
+  content = {
+    'benchmark': benchmark,
+    'date': date.isoformat(timespec='seconds'),
+    'command': ' '.join(['python -m', f'benchmarks.{benchmark}',
+                         *sys.argv[1:]]),
+    'load_average': os.getloadavg(),
+    **report,
+  }  # fmt: skip
+  RESULTS.mkdir(exist_ok=True)
+  path = RESULTS / f'{benchmark}_{date:%Y%m%d_%H%M%S}.json'
+  path.write_text(json.dumps(content, indent=1) + '\n')
+  return path
+
+
+def row(spec: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+  """A row of a benchmark that has no sides, in `compare`'s form."""
+  return {
+    'spec': dict(spec), 'figures': dict(figures), 'forms': {}, 'facts': {},
+    'missing': {}, 'ratio': None, 'difference': None,
+  }  # fmt: skip
+
+
+def finish(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> int:
+  """Writes the report, prints what it says; the exit code."""
+  path = write(benchmark, {'rows': list(rows)})
+  for row in rows:
+    print(json.dumps(row['spec']))
+    for side, why in row['missing'].items():
+      print(f'  {side} is missing: {why}')
+    for name, form in row['forms'].items():
+      low, high = form['quartiles_s']
+      if form['seconds']:
+        print(
+          f'  {name}: {form["median_s"]:.4f} s [{low:.4f}, {high:.4f}], '
+          f'first {form["first_s"]:.1f} s, {form["peak_mib"]:.0f} MiB'
+        )
+    if row['ratio']:
+      low, high = row['ratio']['quartiles']
+      print(
+        f'  {row["ratio"]["ours"]} over {row["ratio"]["peer"]}: '
+        f'{row["ratio"]["median"]:.3f} [{low:.3f}, {high:.3f}]'
+      )
+    for name, value in row.get('figures', {}).items():
+      print(f'  {name}: {value:.4g}')
+    if row['difference'] is not None:
+      print(f'  difference: {row["difference"]:.1e} standard deviations')
+  print(f'written: {path}')
+  return int(any(OURS in row['missing'] for row in rows))
