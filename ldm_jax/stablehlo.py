@@ -20,7 +20,7 @@ from ldm_jax.diffusion import sampling
 from ldm_jax.diffusion.guidance import Guidance
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.diffusion.settings import Plan, Settings
-from ldm_jax.nn import conv
+from ldm_jax.nn import conv, target
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.types import Array, UserError
 
@@ -71,9 +71,10 @@ def write(
   height, width = size or (ldm.parts.data.size,) * 2
   shape = ldm.parts.latent_shape_of(height, width)
   specs, about = _inputs(ldm, settings, (height, width), batch_size)
-  exported = export.export(
-    jax.jit(_sampler(ldm, settings, shape)), platforms=PLATFORMS
-  )(specs)
+  with target.anywhere():
+    exported = export.export(
+      jax.jit(_sampler(ldm, settings, shape)), platforms=PLATFORMS
+    )(specs)
   with open(path, 'wb') as f:
     f.write(exported.serialize())
   about = {
@@ -89,7 +90,8 @@ def write(
       'sampler': settings.sampler,
       'spacing': settings.spacing or "the sampler's own",
     },
-    # Convolutions as the pipeline has them there: faster, and the same bits.
+    # Convolutions as the pipeline has them there: faster, and the same bits,
+    # but for large ones, which the pipeline does Winograd's way (nn/conv.py).
     'compiler_options': {'cpu': conv.cpu_compiler_options()},
     'tokenizer': _tokenizer(ldm.config.task),
     'jax': jax.__version__,

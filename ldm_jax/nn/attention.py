@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
+from ldm_jax.nn import target
 from ldm_jax.nn.layers import Dtype, GroupNorm
 from ldm_jax.types import Array, UserError
 
 # Most logits at once, 1 GiB; queries beyond are walked in parts, as images of
 # a megapixel need.
 _TABLE_ELEMENTS = 2**28
+
+# A CPU walks heads one by one from so many logits of a head on: more than one
+# head's leave its caches between the two products.
+_HEAD_ELEMENTS = 2**19
 
 BACKENDS = ('xla', 'cudnn', 'tpu_flash')
 
@@ -74,6 +79,14 @@ def _log_once(backend: str, why: str):
 
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
+  if _by_heads(q.shape, k.shape, causal):
+    heads_first = lambda x: jnp.moveaxis(x, 2, 0)[..., None, :]
+    # Backwards a head's weights are computed again, not kept.
+    one = jax.checkpoint(
+      lambda qkv: _attend_whole(*qkv, causal), prevent_cse=False
+    )
+    y = jax.lax.map(one, tuple(map(heads_first, (q, k, v))))  # [H B N 1 D]
+    return jnp.moveaxis(y[..., 0, :], 0, 2)
   parts = 1 if causal else _query_parts(q.shape, k.shape)
   if parts == 1:
     return _attend_whole(q, k, v, causal)
@@ -83,12 +96,26 @@ def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
   return y.swapaxes(0, 1).reshape(b, n, h, -1)
 
 
+def _by_heads(q_shape, k_shape, causal: bool) -> bool:
+  """Whether to walk the heads; where one is too large, its queries are."""
+  if not target.is_cpu() or q_shape[2] == 1:
+    return False
+  if not _known((*q_shape, *k_shape)):
+    return False
+  one = (*q_shape[:2], 1)
+  parts = 1 if causal else _query_parts(one, k_shape)
+  return parts == 1 and q_shape[1] * k_shape[1] >= _HEAD_ELEMENTS
+
+
+def _known(sizes) -> bool:
+  """Whether shapes are numbers; those of an exported program may not be."""
+  return all(isinstance(size, int) for size in sizes)
+
+
 def _query_parts(q_shape, k_shape) -> int:
   """How many parts of queries keep a table of logits within its limit."""
   sizes = (*q_shape[:3], k_shape[1])
-  if not all(
-    isinstance(size, int) for size in sizes
-  ):  # Of an exported program.
+  if not _known(sizes):
     return 1
   parts = 1
   while math.prod(sizes) // parts > _TABLE_ELEMENTS:
@@ -111,8 +138,18 @@ def _attend_whole(q: Array, k: Array, v: Array, causal: bool) -> Array:
   if causal:
     seen = jnp.tri(*logits.shape[-2:], dtype=bool)
     logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
-  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-  return jnp.einsum('bhnl,blhd->bnhd', weights, v)
+  # The softmax's sums divide the result and not the weights: a pass less over
+  # the largest array.
+  peaks = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+  weights = jnp.exp(logits - peaks)
+  sums = jnp.sum(weights, -1)  # [B H N]
+  y = jnp.einsum(
+    'bhnl,blhd->bhnd',
+    weights.astype(v.dtype),
+    v,
+    preferred_element_type=jnp.float32,
+  )
+  return jnp.swapaxes(y / sums[..., None], 1, 2).astype(v.dtype)
 
 
 def _attend_tpu(q: Array, k: Array, v: Array, causal: bool) -> Array:

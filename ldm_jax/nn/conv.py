@@ -1,14 +1,16 @@
 """The convolution, and what makes its gradients fast on a CPU.
 
 Accelerators and XLA's CPU compiler both do well with
-`jax.lax.conv_general_dilated`, with two exceptions on the CPU, measured by
+`jax.lax.conv_general_dilated`, with exceptions on the CPU, measured by
 `benchmarks/conv_gradients.py`:
 
-1. jaxlib 0.10 hands float32 convolutions to YNNPACK, which runs many of them
-   on one thread, where Eigen, which it displaced, uses them all. A jitted
-   function gets Eigen back through
+1. jaxlib 0.10 hands float32 convolutions and matrix products to YNNPACK, which
+   runs many of them on one thread, where Eigen, which it displaced, uses them
+   all. A jitted function gets Eigen back through
    `jax.jit(f, compiler_options=cpu_compiler_options())`.
-2. The weight gradient is a convolution whose input features are the batch. A
+2. Large images of many channels take Winograd's way, forward and backward; see
+   `winograd`.
+3. The weight gradient is a convolution whose input features are the batch. A
    batch of one leaves its matrix products one deep; `_kernel_grad_by_rows`
    folds the image's rows into that dimension. From a batch of two on, XLA's
    own gradient is as fast or faster, so nothing is done there.
@@ -19,6 +21,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.nn import target, winograd
 from ldm_jax.types import Array
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -32,9 +35,11 @@ def conv2d(
 ) -> Array:
   """Cross-correlation: x [B H W ci], kernel [k k ci co] -> [B H' W' co].
 
-  Where the second exception applies it has a custom reverse-mode rule, and
+  Where the last two apply it has a custom reverse-mode rule, and
   forward mode (`jax.jvp`) is refused there, as by any `jax.custom_vjp`.
   """
+  if _winograd_is_faster(x, kernel.shape, stride, padding):
+    return winograd.conv3x3(x, kernel)
   if _rows_are_faster(x.shape, kernel.shape, stride):
     return _conv_one_image(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
@@ -48,18 +53,34 @@ def cpu_compiler_options() -> dict[str, str]:
   """
   if jax.default_backend() != 'cpu':
     return {}
-  # What YNNPACK gets in jaxlib 0.10.2, without INDIVIDUAL_CONVOLUTION.
-  kept = ('INDIVIDUAL_DOT', 'REDUCE')
+  # What YNNPACK gets in jaxlib 0.10.2, without INDIVIDUAL_CONVOLUTION and
+  # INDIVIDUAL_DOT.
   options = {
-    'xla_cpu_experimental_ynn_fusion_type': ','.join(
-      f'LIBRARY_FUSION_TYPE_{kind}' for kind in kept
-    )
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'
   }
   try:
     jax.jit(lambda: 0.0, compiler_options=options)()
   except jax.errors.JaxRuntimeError:
     return {}
   return options
+
+
+def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
+  """Whether the kernel's transform is little beside the tiles it serves.
+
+  The batch has no say: an image is to be the same in any.
+  """
+  _, h, w, _ = x.shape
+  k, _, ci, co = kernel_shape
+  return (
+    target.is_cpu()
+    and x.dtype == jnp.float32  # Half precision would lose in the sums.
+    and all(isinstance(size, int) for size in x.shape)  # Not to be exported.
+    and (k, stride, padding) == (3, 1, ((1, 1), (1, 1)))
+    and h % 2 == w % 2 == 0
+    and h * w >= 4096
+    and min(ci, co) >= 192
+  )
 
 
 def _rows_are_faster(x_shape, kernel_shape, stride) -> bool:
@@ -73,7 +94,7 @@ def _rows_are_faster(x_shape, kernel_shape, stride) -> bool:
     and stride == 1
     and k > 1
     and min(ci, co) >= 128
-    and jax.default_backend() == 'cpu'
+    and target.is_cpu()
   )
 
 

@@ -165,3 +165,31 @@ def test_a_large_table_is_walked_in_parts(monkeypatch):
   monkeypatch.setattr(attention, '_TABLE_ELEMENTS', 2 * 2 * 4 * 10)
   assert attention._query_parts(q.shape, k.shape) == 4
   np.testing.assert_allclose(attention.attend(q, k, v, 'xla'), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize('causal', [False, True])
+def test_heads_one_by_one_change_nothing(monkeypatch, causal):
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  q, k, v = qkv(keys=7)
+  loss = lambda q, k, v: jnp.sum(
+    jnp.sin(attention.attend(q, k, v, 'xla', causal))
+  )
+  whole = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+  monkeypatch.setattr(attention, '_HEAD_ELEMENTS', 7 * 7)
+  assert 'scan' in str(jax.make_jaxpr(loss)(q, k, v))
+  walked = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+  for a, b in zip(*map(jax.tree.leaves, (walked, whole)), strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_only_large_heads_on_a_cpu_are_walked(monkeypatch):
+  by_heads = lambda n, heads: attention._by_heads(
+    (1, n, heads, 32), (1, n, heads, 32), False
+  )
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert by_heads(1024, 14)
+  assert not by_heads(256, 14)
+  assert not by_heads(1024, 1)
+  assert not by_heads(2**15, 2)  # A head of its own is too large.
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert not by_heads(1024, 14)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from ldm_jax.nn import conv
+from ldm_jax.nn import conv, target
 
 ONE = ((1, 1), (1, 1))
 RIGHT = ((0, 1), (0, 1))
@@ -62,6 +62,7 @@ def assert_same(one, other, rtol=1e-5):
     ((2, 8, 8, 192), 3, 192, 1, ONE),
     ((2, 9, 8, 8), 3, 16, 2, ONE),
     ((2, 8, 8, 8), 3, 16, 2, RIGHT),
+    ((1, 64, 64, 192), 3, 192, 1, ONE),
   ],
 )
 def test_equals_lax(shape, k, features, stride, padding):
@@ -138,6 +139,27 @@ def test_sharded_batch_or_kernel(batch):
     ),
     value_and_gradients(lax_conv, x, kernel),
   )
+
+
+@on_cpu
+def test_only_large_wide_images_take_winograd_s_way():
+  # A new function each time: JAX remembers what it has traced.
+  products = lambda *args: str(
+    jax.make_jaxpr(lambda *xs: conv.conv2d(*xs))(
+      *map(jax.ShapeDtypeStruct, *args)
+    )
+  ).count('dot_general')
+  float32 = (jnp.float32,) * 2
+  taken = lambda *shapes: products(shapes, float32) > 0
+  kernel = (3, 3, 192, 192)
+  assert taken((1, 64, 64, 192), kernel)
+  assert taken((2, 64, 64, 192), kernel)
+  assert not taken((8, 32, 32, 192), kernel)
+  assert not taken((1, 64, 65, 192), kernel)
+  assert not taken((1, 64, 64, 128), (3, 3, 128, 192))
+  assert not products(((1, 64, 64, 192), kernel), (jnp.bfloat16,) * 2)
+  with target.anywhere():
+    assert not taken((1, 64, 64, 192), kernel)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])

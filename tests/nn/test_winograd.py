@@ -1,0 +1,43 @@
+"""Winograd's convolutions are convolutions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.nn import winograd
+
+
+def direct(x, kernel):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (1, 1), ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )  # fmt: skip
+
+
+def draw(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize('shape', [(1, 4, 4, 3), (2, 6, 8, 5), (3, 2, 2, 1)])
+def test_forward_and_both_gradients(shape):
+  x, kernel = draw(*shape), draw(3, 3, shape[-1], 7, seed=1)
+  y, pull = jax.vjp(winograd.conv3x3, x, kernel)
+  expected, pull_expected = jax.vjp(direct, x, kernel)
+  np.testing.assert_allclose(y, expected, atol=2e-5)
+  dy = draw(*y.shape, seed=2)
+  for ours, theirs in zip(pull(dy), pull_expected(dy), strict=True):
+    np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+def test_rounding_is_float32_s():
+  """A few 1e-6 of the standard deviation, at a width where it adds up."""
+  x, kernel = draw(1, 16, 16, 256), draw(3, 3, 256, 32, seed=1)
+  exact = jax.lax.conv_general_dilated(
+    np.asarray(x, np.float64), np.asarray(kernel, np.float64), (1, 1),
+    ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    precision='highest',
+  )  # fmt: skip
+  error = jnp.abs(winograd.conv3x3(x, kernel) - exact).max()
+  assert error < 1e-5 * exact.std()
