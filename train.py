@@ -53,7 +53,12 @@ def train(config: dict, workdir: str) -> int:
   ):
     watchdog.at('opening the run', 0)
     run = runs.open_run(parts)
-    checkpoints = checkpoint.Checkpoints(workdir, run.config.keep_checkpoints)
+    keep = run.config.keep_checkpoints, run.config.keep_every
+    checkpoints = checkpoint.Checkpoints(workdir, *keep)
+    if run.mesh.shape['fsdp'] > 1:
+      text_log.note(
+        parallel.describe_shardings(run.abstract_state, run.shardings)
+      )
     start = runs.resume(run, checkpoints) or runs.begin(run)
     checkpoint.write_config(workdir, config)
     encoding = lambda done: watchdog.at('encoding the data', done)

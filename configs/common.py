@@ -27,7 +27,7 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
   config.dtype = 'bfloat16'  # of activations; parameters are float32
   config.log_every, config.show_every, config.save_every = 100, 5_000, 5_000
   config.eval_every, config.eval_num = 0, 256  # 0: no metrics while training
-  config.keep_checkpoints = 3
+  config.keep_checkpoints, config.keep_every = 3, 0  # 0: none for good
   config.mesh = dict(data=-1, fsdp=1)  # -1: all devices that fsdp leaves
   config.guard = dict(max_bad_steps=10, spike_limit=0.0, watchdog_minutes=30.0)
   config.profile = dict(start=10, steps=0)

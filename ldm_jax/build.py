@@ -55,6 +55,11 @@ def parts(config: Mapping[str, Any]) -> Parts:
                   'eval_num'))  # fmt: skip
   if top.eval_every < 0:
     raise UserError(f'eval_every={top.eval_every} must be 0 (never) or more.')
+  if top.keep_every < 0 or top.keep_every % top.save_every:
+    raise UserError(
+      f'keep_every={top.keep_every} must be 0 (none) or a multiple of '
+      f'save_every={top.save_every}: other steps are never saved.'
+    )
   dtype = DTYPES[top.dtype]
   shared = {
     'config': top,

@@ -62,6 +62,7 @@ MUTATIONS = [
   ({'grad_accum': 0}, 'grad_accum=0 must be at least 1'),
   ({'batch_size': 7.5}, 'batch_size=7.5 must be int'),
   ({'save_every': 0}, 'save_every=0 must be at least 1'),
+  ({'save_every': 4, 'keep_every': 6}, 'keep_every=6 must be 0'),
   ({'seed': -1}, 'seed=-1 must be 0 or more'),
   ({'null_prob': 1.5}, 'null_prob=1.5 must be between 0 and 1'),
   ({'ema_decay': 1.0}, 'ema_decay=1.0 must be at least 0 and below 1'),
