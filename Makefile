@@ -41,7 +41,7 @@ lint: .venv/stamp  ## Check lint and format.
 
 # The peers need torch. ARGS reaches every one: ARGS=--rounds=3.
 BENCHMARKS := device unet_forward training_step sampling first_stage_step \
-  compression input_pipeline startup growth
+  compression input_pipeline startup growth attention
 
 bench: .venv/stamp .venv-parity/stamp  ## Measure beside diffusers and torch.
 	for name in $(BENCHMARKS); do \

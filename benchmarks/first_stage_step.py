@@ -105,7 +105,7 @@ def torch(spec, folder) -> Case:
     disc_weight=WEIGHTS['disc_weight'], learning_rate=LEARNING_RATE, b1=B1,
   )  # fmt: skip
   forms = {'eager': step(autoencode, disc)}
-  if peers.COMPILES and spec.get('compiled', True):
+  if peers.compiles(spec):
     forms['compiled'] = step(torch.compile(autoencode), torch.compile(disc))
   return Case(forms, peers.facts())
 

@@ -22,6 +22,12 @@ import numpy as np
 from absl import flags
 
 ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds.', 0)
+LIMIT = flags.DEFINE_float(
+  'limit', 0.0, 'Seconds of a workload after which no round begins; 0: none.'
+)
+COMPILED = flags.DEFINE_bool(
+  'compiled', True, "Whether torch.compile's form is measured too."
+)
 DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.'
 )
@@ -117,6 +123,7 @@ def compare(
     'ratio'}; see `summary`, `ratios` and `_difference`.
   """
   rounds = ROUNDS.value if rounds is None else rounds
+  spec = {**spec, 'compiled': COMPILED.value}
   found = {'spec': dict(spec), 'missing': {}, 'facts': {}}
   with tempfile.TemporaryDirectory(prefix='ldm_jax_bench_') as folder:
     running = []
@@ -127,7 +134,7 @@ def compare(
           found['facts'][side] = dict(running[-1].facts)
         except Missing as error:
           found['missing'][side] = str(error)
-      found['forms'] = _take_turns(running, rounds, warm_up)
+      found['forms'] = _take_turns(running, rounds, warm_up, LIMIT.value)
       found['difference'] = _difference(running, folder)
     finally:
       for process in running:
@@ -136,14 +143,19 @@ def compare(
   return found
 
 
-def _take_turns(running: Sequence[Process], rounds: int, warm_up: int):
-  """{'side, form': summary} after so many rounds."""
+def _take_turns(
+  running: Sequence[Process], rounds: int, warm_up: int, limit: float = 0.0
+):
+  """{'side, form': summary} after so many rounds, one of them at least."""
+  begin = time.monotonic()
   turns = [(p, form) for p in running for form in p.forms]
   firsts, answers = {}, {turn_name(p, form): [] for p, form in turns}
   for process, form in turns:
     seconds = process.ask(form=form, times=max(warm_up, 1))['seconds']
     firsts[turn_name(process, form)] = seconds[0]
   for i in range(rounds):
+    if limit and i and time.monotonic() - begin > limit:
+      break
     for process, form in turns[:: 1 if i % 2 == 0 else -1]:
       time.sleep(_PAUSE)
       answers[turn_name(process, form)].append(process.ask(form=form, times=1))

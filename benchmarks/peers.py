@@ -25,13 +25,22 @@ def wait() -> None:
     torch.cuda.synchronize()
 
 
-def inference(model: torch.nn.Module, call: Callable) -> dict[str, Callable]:
+def compiles(spec: Mapping[str, Any]) -> bool:
+  """Whether torch.compile can be measured, and is to be."""
+  return COMPILES and spec.get('compiled', True)
+
+
+def inference(
+  spec, model: torch.nn.Module, call: Callable
+) -> dict[str, Callable]:
   """call(model) in each form."""
-  return inference_parts({'model': model}, lambda parts: call(parts['model']))
+  return inference_parts(
+    spec, {'model': model}, lambda parts: call(parts['model'])
+  )
 
 
 def inference_parts(
-  parts: Mapping[str, torch.nn.Module], call: Callable
+  spec, parts: Mapping[str, torch.nn.Module], call: Callable
 ) -> dict[str, Callable]:
   """call(parts) in each form, with each module in that form."""
   if DEVICE == 'cuda':
@@ -41,7 +50,7 @@ def inference_parts(
     for name, part in parts.items()
   }
   forms = {'eager': parts}
-  if COMPILES:
+  if compiles(spec):
     from torch._inductor import config
 
     config.freezing = True
@@ -76,7 +85,11 @@ def facts() -> dict[str, Any]:
 
 
 def training(
-  model: torch.nn.Module, loss: Callable, learning_rate: float, decay: float
+  spec,
+  model: torch.nn.Module,
+  loss: Callable,
+  learning_rate: float,
+  decay: float,
 ) -> dict[str, Callable]:
   """A step of each form: loss(model), AdamW, moving average."""
   model = model.to(memory_format=torch.channels_last).train()
@@ -84,7 +97,7 @@ def training(
   average = [p.detach().clone() for p in params]
   adam = torch.optim.AdamW(params, lr=learning_rate, fused=True)
   forms = {'eager': model}
-  if COMPILES:
+  if compiles(spec):
     forms['compiled'] = torch.compile(model)
 
   def form(model):

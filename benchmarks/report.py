@@ -48,7 +48,8 @@ def rows_of(reports: Iterable[Mapping[str, Any]]) -> dict[str, list[dict]]:
 
 
 def name_of(row: Mapping[str, Any]) -> str:
-  spec = ', '.join(f'{k} {v}' for k, v in row['spec'].items() if v is not None)
+  spec = {k: v for k, v in row['spec'].items() if k != 'compiled'}
+  spec = ', '.join(f'{k} {v}' for k, v in spec.items() if v is not None)
   device = row['facts'].get(harness.OURS, {}).get('device', '')
   return ' | '.join(filter(None, (row['benchmark'], spec, device)))
 

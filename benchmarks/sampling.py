@@ -140,7 +140,7 @@ def diffusers(spec, folder) -> Case:
 
   decoder = 'vqvae' if guidance == 1 else 'vae'
   parts = {'unet': pipe.unet, decoder: getattr(pipe, decoder)}
-  forms = peers.inference_parts(parts, call)
+  forms = peers.inference_parts(spec, parts, call)
   to_uint8 = lambda x: (np.clip(x, 0, 1) * 255).round().astype(np.uint8)
 
   def answer():

@@ -108,7 +108,9 @@ def diffusers(spec, folder) -> Case:
     return torch.nn.functional.mse_loss(eps_hat.float(), eps.float())
 
   model = networks.torch_unet(whole, folder)
-  return Case(peers.training(model, loss, LEARNING_RATE, DECAY), peers.facts())
+  return Case(
+    peers.training(spec, model, loss, LEARNING_RATE, DECAY), peers.facts()
+  )
 
 
 def main() -> int:

@@ -48,7 +48,7 @@ def diffusers(spec, folder) -> Case:
   call = lambda model: model(
     given['z'], given['t'], return_dict=False, **keywords
   )[0]
-  forms = peers.inference(model, call)
+  forms = peers.inference(spec, model, call)
   answer = lambda: forms['eager']().float().permute(0, 2, 3, 1).cpu().numpy()
   return Case(forms, peers.facts(), answer)
 
