@@ -29,7 +29,10 @@ algorithm than the direct one can pass it.
 def load(folder: pathlib.Path) -> list[dict[str, Any]]:
   """All reports of the harness, oldest first."""
   reports = [json.loads(p.read_text()) for p in sorted(folder.glob('*.json'))]
-  reports = [r for r in reports if 'benchmark' in r]
+  of_harness = lambda r: (
+    'benchmark' in r and all('forms' in row for row in r.get('rows', [{}]))
+  )
+  reports = [r for r in reports if of_harness(r)]
   return sorted(reports, key=lambda r: r['date'])
 
 
