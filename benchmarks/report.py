@@ -21,8 +21,8 @@ Written by `python -m benchmarks.report`. Ratios are the peer's time over ours,
 in its best form: above 1, ours is faster. They are medians over the rounds,
 [quartiles] beside them. "Before" is our time in the last result of the same
 workload and device over this one's. MFU: the program's FLOPs, as XLA counts
-them before it optimises, over the device's fastest matrix product; a faster
-algorithm than the direct one can pass it.
+them before it optimises, over the device's fastest matrix product. Winograd's
+convolutions count as what they cost, which is less than the direct ones.
 """
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from absl import flags
 
 from benchmarks import compression, device, harness, report, sides
 
@@ -144,6 +145,7 @@ def test_decoding_is_a_share_of_sampling():
 
 @pytest.mark.slow
 def test_a_side_in_a_process_of_its_own():
+  flags.FLAGS.mark_as_parsed()
   spec = {'unet': 'tiny', 'batch': 1, 'dtype': 'float32'}
   row = harness.compare('unet_forward', spec, ['ldm_jax', 'nobody'], rounds=2)
   assert len(row['forms']['ldm_jax']['seconds']) == 2
