@@ -65,6 +65,25 @@ def test_inpainted_images_have_the_size_of_theirs_and_keep_what_is_known():
   assert (found[~known] != IMAGES[~known]).mean() > 0.9
 
 
+def test_inpainting_with_text_is_told_both():
+  words = {'vocab_file': 'scenes', 'vocab_size': 39, 'length': 16}
+  ldm = untrained.pipeline(
+    task={'name': 'inpainting_text', **TEXT_ENCODER, **words,
+          'special_tokens': (2, 3, 0)},
+    unet={'attention': 'cross'},
+  )  # fmt: skip
+  draw = lambda text: ldm.sample(
+    num=2, steps=1, spacing='trailing', image=IMAGES, mask=MASKS, text=text
+  )
+  one, other = draw('a red circle'), draw('a blue ring')
+  known = np.broadcast_to(MASKS == 0, IMAGES.shape)
+  for found in (one, other):
+    np.testing.assert_array_equal(found[known], IMAGES[known])
+  assert (one[~known] != other[~known]).any()
+  with pytest.raises(UserError, match='mask'):
+    ldm.sample(num=2, steps=1, image=IMAGES, text='a red circle')
+
+
 def test_one_input_serves_all_images_and_an_image_is_four_times_its_input():
   low_res = TASKS['super_resolution'][1]['low_res']
   ldm = pipeline('super_resolution')
