@@ -48,29 +48,25 @@ def accumulated_grad(
 ) -> tuple[Params, dict]:
   """Mean gradient and metrics of `parts` microbatches, one after another.
 
-  loss_fn(params, batch, rng) -> (scalar mean loss, metrics).
+  loss_fn(params, batch, rng) -> (scalar mean loss, metrics); the metrics gain
+  'grad_norm'.
   """
   grad = jax.grad(loss_fn, has_aux=True)
   if parts == 1:
-    return grad(params, batch, rng)
-  body = lambda carry, x: (carry, grad(params, *x))
-  xs = dealt(dict(batch), parts), jax.random.split(rng, parts)
-  return scan_mean(body, (), xs)[1]
+    grads, metrics = grad(params, batch, rng)
+  else:
+    body = lambda carry, x: (carry, grad(params, *x))
+    xs = dealt(dict(batch), parts), jax.random.split(rng, parts)
+    grads, metrics = scan_mean(body, (), xs)[1]
+  return grads, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
 
 def descend(
-  loss_fn: Callable,
   tx: optax.GradientTransformation,
-  state: Any,
-  batch: Batch,
-  rng: Array,
-  parts: int,
-) -> tuple[Params, optax.OptState, dict]:
-  """(params, opt_state, metrics) one step on from those of `state`.
-
-  loss_fn as in `accumulated_grad`; the metrics gain 'grad_norm'.
-  """
-  grads, metrics = accumulated_grad(loss_fn, state.params, batch, rng, parts)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  return params, opt_state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+  grads: Params,
+  opt_state: optax.OptState,
+  params: Params,
+) -> tuple[Params, optax.OptState]:
+  """(params, opt_state) one step on."""
+  updates, opt_state = tx.update(grads, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state

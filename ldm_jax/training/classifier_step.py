@@ -11,7 +11,8 @@ from ldm_jax.diffusion.loss import add_noise
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.models.classifier import NoisyClassifier
-from ldm_jax.training.accumulate import descend
+from ldm_jax.training.accumulate import accumulated_grad, descend
+from ldm_jax.training.guard import take as take_always
 from ldm_jax.types import Array, Batch, Params
 
 
@@ -97,19 +98,19 @@ def make_train_step(
     }
     return loss, metrics
 
-  def train_step(state, frozen: Params, batch: Batch, rng: Array):
-    rng = jax.random.fold_in(rng, state.step)
-    params, opt_state, metrics = descend(
+  def train_step(state, frozen, batch, rng, take=take_always):
+    grads, metrics = accumulated_grad(
       lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
-      tx,
-      state,
+      state.params,
       batch,
-      rng,
+      jax.random.fold_in(rng, state.step),
       grad_accum,
     )
-    return (
-      ClassifierState(state.step + 1, params, opt_state, state.watch),
-      metrics,
-    )
+
+    def update(state: ClassifierState) -> ClassifierState:
+      params, opt_state = descend(tx, grads, state.opt_state, state.params)
+      return ClassifierState(state.step + 1, params, opt_state, state.watch)
+
+    return take(state, update, metrics)
 
   return train_step

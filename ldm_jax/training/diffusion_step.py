@@ -12,7 +12,8 @@ from ldm_jax.diffusion.loss import LossSpec, diffusion_loss
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.first_stage.codec import Codec
 from ldm_jax.models.latent_diffusion import LatentDiffusion
-from ldm_jax.training.accumulate import descend
+from ldm_jax.training.accumulate import accumulated_grad, descend
+from ldm_jax.training.guard import take as take_always
 from ldm_jax.types import Array, Batch, Params
 
 
@@ -90,20 +91,23 @@ def make_train_step(
     metrics = {'loss': loss, **parts, 'latent_std': jnp.std(z)}
     return loss.mean(), {k: v.mean() for k, v in metrics.items()}
 
-  def train_step(state: TrainState, frozen: Params, batch: Batch, rng: Array):
-    rng = jax.random.fold_in(rng, state.step)
-    params, opt_state, metrics = descend(
+  def train_step(state, frozen, batch, rng, take=take_always):
+    grads, metrics = accumulated_grad(
       lambda params, batch, rng: loss_fn(params, frozen, batch, rng),
-      tx,
-      state,
+      state.params,
       batch,
-      rng,
+      jax.random.fold_in(rng, state.step),
       grad_accum,
     )
-    step = state.step + 1
-    ema = optax.incremental_update(
-      params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
-    )
-    return TrainState(step, params, ema, opt_state, state.watch), metrics
+
+    def update(state: TrainState) -> TrainState:
+      params, opt_state = descend(tx, grads, state.opt_state, state.params)
+      step = state.step + 1
+      ema = optax.incremental_update(
+        params['unet'], state.ema, 1.0 - ema_decay_at(step, ema_decay)
+      )
+      return TrainState(step, params, ema, opt_state, state.watch)
+
+    return take(state, update, metrics)
 
   return train_step

@@ -20,6 +20,7 @@ from ldm_jax.first_stage.autoencoder import AutoencoderKL, AutoencoderVQ
 from ldm_jax.first_stage.discriminator import Discriminator
 from ldm_jax.first_stage.losses import LossSpec
 from ldm_jax.training.accumulate import dealt, scan_mean
+from ldm_jax.training.guard import take as take_always
 from ldm_jax.types import Array, Batch, Params, UserError
 
 Metrics = dict[str, Array]
@@ -118,7 +119,11 @@ def make_train_step(
   gradients = _make_gradients(model, spec, gather)
 
   def train_step(
-    state: FirstStageState, frozen: Params, batch: Batch, rng: Array
+    state: FirstStageState,
+    frozen: Params,
+    batch: Batch,
+    rng: Array,
+    take=take_always,
   ) -> tuple[FirstStageState, Metrics]:
     image = batch['image']
     noise_rng, dropout_rng = jax.random.split(
@@ -140,9 +145,10 @@ def make_train_step(
     metrics['grad_norm'] = optax.tree.norm(grads)
     if spec.disc_weight:
       metrics['disc_grad_norm'] = optax.tree.norm(disc_grads)
-    return update(state, grads, disc_grads, disc_stats), metrics
+    update = lambda state: updated(state, grads, disc_grads, disc_stats)
+    return take(state, update, metrics)
 
-  def update(state, grads, disc_grads, disc_stats) -> FirstStageState:
+  def updated(state, grads, disc_grads, disc_stats) -> FirstStageState:
     trained = _trained(spec, state.params, state.logvar)
     updates, opt_state = tx.update(grads, state.opt_state, trained)
     trained = optax.apply_updates(trained, updates)

@@ -70,45 +70,54 @@ def all_finite(*trees: Any) -> Array:
   return jnp.stack(leaves).all() if leaves else jnp.bool_(True)
 
 
-def skip_nonfinite(old_state: State, new_state: State, finite: Array) -> State:
-  """`new_state` if `finite`, else `old_state` bit for bit, but one step on.
-
-  Both are flax structs with a `step`. The step is counted all the same: it
-  belongs to the data, and the batch is gone. (A select and not lax.cond, which
-  would keep XLA from fusing it into the update.)
-  """
-  state = jax.tree.map(
-    lambda new, old: jnp.where(finite, new, old), new_state, old_state
-  )
-  return state.replace(step=new_state.step)
+def take(
+  state: State, update: Callable[[State], State], metrics: Mapping[str, Array]
+) -> tuple[State, Mapping[str, Array]]:
+  """The end of a step function: update(state), whatever its numbers are."""
+  return update(state), metrics
 
 
 def guarded(step: Callable, spike_limit: float = 0.0) -> Callable:
-  """A step function that keeps the old state where the new one is no good.
+  """A step function that changes nothing where its numbers are no good.
 
-  A gradient that is not finite shows in its norm: `step` must report `loss`
-  and `grad_norm`, and `disc_grad_norm` where there is a second network. With
-  a spike_limit the state's `watch` must be what `watch` makes.
+  It calls `step` with a `take` that updates only then. Of the metrics it needs
+  `loss` and `grad_norm`, and `disc_grad_norm` where there is a second network:
+  a gradient that is not finite shows in its norm. The step is counted all the
+  same: it belongs to the data, and the batch is gone. With a spike_limit the
+  state's `watch` must be what `watch` makes.
   """
 
   def guarded_step(state, frozen, batch, rng):
-    new_state, metrics = step(state, frozen, batch, rng)
+    return step(state, frozen, batch, rng, take=take_if_good)
+
+  def take_if_good(state, update, metrics):
     watched = ('loss', 'grad_norm', 'disc_grad_norm')
-    finite = all_finite({k: metrics[k] for k in watched if k in metrics})
+    good = finite = all_finite({k: metrics[k] for k in watched if k in metrics})
     metrics = {**metrics, 'skipped': 1.0 - finite.astype(jnp.float32)}
-    if not spike_limit:
-      return skip_nonfinite(state, new_state, finite), metrics
-    spiked, seen = _spiked(state.watch, metrics['grad_norm'], spike_limit)
-    new_state = skip_nonfinite(state, new_state, finite & ~spiked)
-    # What was seen counts even where the step does not: gradients that grow
-    # for good are believed after a while.
-    seen = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old), seen, state.watch
-    )
-    metrics['spiked'] = (finite & spiked).astype(jnp.float32)
-    return new_state.replace(watch=seen), metrics
+    if spike_limit:
+      spiked, seen = _spiked(state.watch, metrics['grad_norm'], spike_limit)
+      good = finite & ~spiked
+      metrics['spiked'] = (finite & spiked).astype(jnp.float32)
+      # What was seen counts even where the step does not: gradients that grow
+      # for good are believed after a while.
+      seen = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), seen, state.watch
+      )
+    state = _updated_if(good, update, state)
+    return state.replace(watch=seen) if spike_limit else state, metrics
 
   return guarded_step
+
+
+def _updated_if(good: Array, update: Callable, state: State) -> State:
+  """update(state), or `state` bit for bit, but one step on."""
+  if jax.default_backend() == 'gpu':  # Where a branch waits for the host.
+    new = update(state)
+    keep = lambda new, old: jnp.where(good, new, old)
+    return jax.tree.map(keep, new, state).replace(step=new.step)
+  # A select would have XLA copy the old state; a branch works in place.
+  keep = lambda state: state.replace(step=state.step + 1)
+  return jax.lax.cond(good, update, keep, state)
 
 
 def watch(spike_limit: float) -> dict[str, np.generic]:
