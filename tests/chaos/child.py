@@ -6,6 +6,8 @@ import sys
 import threading
 import time
 
+import numpy as np
+
 # Imported here, so that a fork server has it all when it forks a child.
 import train
 from ldm_jax.data.stream import Stream
@@ -15,15 +17,17 @@ from ldm_jax.types import UserError
 from tests.chaos import small
 
 
-def main(config: dict, workdir, fault: dict, log, began, rank=None) -> None:
+def main(config: dict, workdir, fault: dict, log, heard, rank=None) -> None:
   """Trains and leaves with train.py's exit code.
 
   Args:
     config, workdir: of train.train.
     fault: what breaks: {'kind': name, ...}; see the functions below.
     log: file that gets stdout and stderr.
-    began: an event that is set when the first step begins.
-    rank: (its number, how many, port) in a run of several processes.
+    heard: (a count, a text) in shared memory: how often the loop said what it
+      is about to do, and what that was.
+    rank: (its number, how many, port, seconds after which one that is gone is
+      missed) in a run of several processes.
   """
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   os.dup2(file, 1)
@@ -31,10 +35,15 @@ def main(config: dict, workdir, fault: dict, log, began, rank=None) -> None:
   sys.stdout = os.fdopen(1, 'w', buffering=1)
   sys.stderr = os.fdopen(2, 'w', buffering=1)
   sys.__stderr__ = sys.stderr
-  tell(began)
+  # One device unless several are asked for: less to start.
+  devices = fault.get('devices', 1)
+  os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+  parallel.MIN_SHARDED_ELEMENTS = fault.get('shard_from', 2**16)
+  tell(*heard)
   if rank is not None:
     join(rank)
   globals()[fault.get('kind', 'nothing')](fault)
+  paced(fault.get('pace', 0.0))
   try:
     code = train.train(config, str(workdir))
   except UserError as error:
@@ -51,35 +60,72 @@ def main(config: dict, workdir, fault: dict, log, began, rank=None) -> None:
   os._exit(code)
 
 
-def tell(began):
-  at = Watchdog.at
+def tell(count, text):
+  at, restore, first = Watchdog.at, checkpoint.items_lib.restore, []
+
+  def say(phase):
+    text.value = phase.encode()
+    count.value += 1
 
   def spoken(self, phase, step):
     at(self, phase, step)
     if phase == 'a step':
-      began.set()
+      first.append(step)
+    say('the first step' if phase == 'a step' and len(first) == 1 else phase)
 
-  Watchdog.at = spoken
+  def restoring(*args):
+    say('restoring')
+    return restore(*args)
+
+  Watchdog.at, checkpoint.items_lib.restore = spoken, restoring
 
 
 def join(rank):
-  number, count, port = rank
+  number, count, port, heartbeat = rank
   os.environ |= {
     'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
     'JAX_NUM_PROCESSES': str(count),
     'JAX_PROCESS_ID': str(number),
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=1',
   }
   initialize = parallel.jax.distributed.initialize
-  # A process that is gone is missed sooner than after 100 s.
   parallel.jax.distributed.initialize = lambda **kwargs: initialize(
-    heartbeat_timeout_seconds=10, **kwargs
+    heartbeat_timeout_seconds=heartbeat, **kwargs
   )
   parallel.initialize()
 
 
 def nothing(fault):
   del fault
+
+
+def paced(seconds):
+  """Steps that take at least so long."""
+  to_device = small.runs.Run.to_device
+
+  def slowly(self, batch):
+    time.sleep(seconds)
+    return to_device(self, batch)
+
+  if seconds:
+    small.runs.Run.to_device = slowly
+
+
+def restores(fault):
+  """Leaves with 3 unless all that is restored is what is in `file`."""
+  resume = small.runs.resume
+
+  def compared(run, checkpoints):
+    found = state, held, _ = resume(run, checkpoints)
+    leaves = small.named_leaves(run.to_items(state, held))
+    leaves = {name: parallel.fetch(leaf) for name, leaf in leaves.items()}
+    try:
+      small.assert_same_arrays(leaves, dict(np.load(fault['file'])))
+    except AssertionError as error:
+      print(f'Other arrays: {error}')
+      os._exit(3)
+    return found
+
+  small.runs.resume = compared
 
 
 def killed_at(fault):
@@ -95,13 +141,14 @@ def killed_at(fault):
 
 
 def stopped_at(fault):
-  """SIGTERM when the loop is about to do `phase` at `step`."""
+  """SIGTERM, or another, when the loop is about to do `phase` at `step`."""
   at = Watchdog.at
 
   def spoken(self, phase, step):
     at(self, phase, step)
-    if (phase, step) == (fault['phase'], fault['step']):
-      os.kill(os.getpid(), signal.SIGTERM)
+    if phase == fault['phase'] and fault.get('step', step) == step:
+      for _ in range(fault.get('times', 1)):
+        os.kill(os.getpid(), fault.get('signal', signal.SIGTERM))
 
   Watchdog.at = spoken
 

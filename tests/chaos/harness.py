@@ -10,6 +10,7 @@ JSON to `--out`. Ends with 1 if a single case was not held.
 """
 
 import argparse
+import collections
 import datetime
 import json
 import multiprocessing
@@ -29,39 +30,43 @@ ROWS = {
   'killed': ('outside', 200, 20),
   'resume': ('inside', 78, 8),
   'chained': ('inside', 10, 2),
-  'preempted': ('inside', 60, 6),
-  'preempted_pair': ('outside', 10, 1),
-  'elastic': ('inside', 30, 3),
+  'preempted': ('inside', 30, 6),
+  'preempted_pair': ('outside', 30, 3),
+  'elastic': ('inside', 20, 2),
+  'elastic_pods': ('outside', 10, 1),
   'damaged': ('inside', 150, 15),
-  'disk_full': ('inside', 20, 2),
-  'bad_numbers': ('inside', 40, 4),
-  'bad_images': ('images', 10, 1),
-  'hangs': ('outside', 12, 3),
-  'memory': ('inside', 10, 2),
+  'disk_full': ('inside', 10, 2),
+  'bad_numbers': ('inside', 20, 4),
+  'bad_images': ('images', 1, 1),
+  'hangs': ('outside', 12, 6),
+  'memory': ('inside', 10, 1),
 }
 
 
-def row(name: str, count: int, seconds: float, seed: int, results) -> None:
+def row(name, count: int, seconds: float, seed: int, verbose, results) -> None:
   """Runs one row in this process and puts what came of it."""
   import importlib
 
-  if not os.environ.get('CHAOS_VERBOSE'):
-    log = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+  null = os.open(os.devnull, os.O_WRONLY)
+  told = os.fdopen(os.dup(2 if verbose else null), 'w')
+  os.dup2(null, 1)
+  os.dup2(null, 2)
   module = importlib.import_module(f'tests.chaos.{ROWS[name][0]}')
   begin, held, failed = time.monotonic(), 0, ''
+  cases = collections.Counter()
   folder = pathlib.Path(tempfile.mkdtemp(prefix=f'chaos_{name}_'))
   try:
-    for _ in getattr(module, name)(folder, random.Random(seed)):
+    for case in getattr(module, name)(folder, random.Random(seed)):
       held += 1
+      cases[case] += 1
+      print(f'{held} {case}', file=told, flush=True)
       if held >= count or time.monotonic() - begin > seconds:
         break
   except BaseException:
     failed = traceback.format_exc()
   finally:
     shutil.rmtree(folder, ignore_errors=True)
-  results.put((held, failed, time.monotonic() - begin))
+  results.put((held, failed, time.monotonic() - begin, dict(cases)))
 
 
 def environment() -> None:
@@ -81,6 +86,7 @@ def main() -> int:
   parser.add_argument('--count', type=int, default=0, help='per row')
   parser.add_argument('--seed', type=int, default=0)
   parser.add_argument('--out', default='')
+  parser.add_argument('--verbose', action='store_true', help='say each case')
   options = parser.parse_args()
   environment()
   # Ended from outside, it takes its row with it.
@@ -93,17 +99,18 @@ def main() -> int:
     seconds = 60 * (options.minutes or (120 if options.full else 4))
     results = context.Queue()
     process = context.Process(
-      target=row, args=(name, count, seconds, options.seed, results)
+      target=row,
+      args=(name, count, seconds, options.seed, options.verbose, results),
     )
     process.start()
     try:
       process.join()
     finally:
       process.terminate()
-    held, failed, took = (
+    held, failed, took, cases = (
       results.get()
       if process.exitcode == 0
-      else (0, f'the row ended with {process.exitcode}', 0.0)
+      else (0, f'the row ended with {process.exitcode}', 0.0, {})
     )
     tried = held + bool(failed)
     bad += bool(failed)
@@ -117,6 +124,7 @@ def main() -> int:
         'seconds': round(took), 'seed': options.seed,
         'date': now.isoformat(' ')[:16],
         'cores': len(os.sched_getaffinity(0)), 'machine': platform.machine(),
+        'cases': cases,
       }  # fmt: skip
       with open(options.out, 'a', encoding='utf-8') as file:
         file.write(json.dumps(line) + '\n')

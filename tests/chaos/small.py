@@ -138,6 +138,13 @@ def assert_same_run(workdir, reference) -> None:
   assert scalars(workdir) == scalars(reference)
 
 
+def assert_close_run(workdir, reference) -> None:
+  """Read the same examples; losses within 1e-5 of the reference's."""
+  assert items(workdir)[1] == items(reference)[1]
+  losses = lambda folder: [r['loss'] for r in scalars(folder) if 'loss' in r]
+  np.testing.assert_allclose(losses(workdir), losses(reference), rtol=1e-5)
+
+
 def resumable(workdir, reference, config: dict, step: int) -> None:
   """Makes `workdir` what the reference was after `step` steps."""
   workdir, reference = pathlib.Path(workdir), pathlib.Path(reference)
