@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.training.accumulate import accumulated_grad
+from ldm_jax.training.accumulate import accumulated_grad, dealt
 
 PARAMS = {'w': jnp.array([0.5, -1.0, 2.0])}
 BATCH = {'x': jax.random.normal(jax.random.key(0), (12, 3))}
@@ -27,6 +27,12 @@ def test_parts_add_up_to_the_whole(parts):
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), whole, split
   )
+
+
+def test_parts_of_a_batch_are_spread_over_it():
+  """Contiguous slices would leave all but one device without work."""
+  parts = dealt(jnp.arange(8), 2)
+  np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
 
 
 def test_every_part_draws_its_own_noise():

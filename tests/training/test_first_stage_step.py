@@ -108,12 +108,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
   )
 
 
-def test_parts_of_a_batch_are_spread_over_it():
-  """Contiguous slices would leave all but one device without work."""
-  parts = first_stage_step._split(2, jnp.arange(8))
-  np.testing.assert_array_equal(parts, [[0, 2, 4, 6], [1, 3, 5, 7]])
-
-
 def test_log_variance_is_learned_only_on_request():
   state = fresh(KL, ALONE)
   after, metrics = compiled(KL, ALONE)(state, {}, images(0), RNG)
