@@ -300,7 +300,8 @@ def init_diffusion_state(built: Parts, tx, rng: Array):
 def init_first_stage(built: Parts, rng: Array):
   """Fresh first-stage parameters; Identity has none."""
   side = built.data.size
-  image = jnp.zeros((1, side, side, 3))
+  channels = getattr(built.first_stage, 'in_channels', 3)
+  image = jnp.zeros((1, side, side, channels))
   return built.first_stage.init(rng, image).get('params', {})
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from ldm_jax.diffusion.schedule import Schedule, half_log_snr
 from ldm_jax.types import Array, Denoiser, UserError
 
-SPACINGS = ('leading', 'trailing', 'compvis', 'karras', 'log_snr')
+SPACINGS = ('leading', 'trailing', 'compvis', 'offset', 'karras', 'log_snr')
 
 # Where spacings of the noise level begin at the latest: the signal is 0.6% of
 # z_t there. Schedules that end on almost none (cosine) would otherwise spend
@@ -90,6 +90,8 @@ def levels(
       'trailing' (from T - 1 down in steps of T / S), 'compvis', the
       release's: range(0, T, T // S) + 1, ending on alpha_bar[0]. Where S does
       not divide T the release runs another number of steps, and so do we.
+      'offset' (multiples of T // S, plus 1, ending on alpha_bar[0]) is
+      diffusers' form of it: the same where S divides T, else S steps.
       'karras' (even in (sigma / alpha)^(1/7); Karras et al. 2022, Eq. 5) and
       'log_snr' (even in its logarithm; Lu et al. 2022) visit fractional
       timesteps between the schedule's ends.
@@ -106,13 +108,15 @@ def levels(
     t = np.arange(num_steps) * (total // num_steps)
   elif spacing == 'trailing':
     t = np.round(np.arange(total, 0, -total / num_steps)).astype(int)[::-1] - 1
-  elif spacing == 'compvis':
+  elif spacing in ('compvis', 'offset'):
     t = np.arange(0, total, total // num_steps) + 1
+    if spacing == 'offset':
+      t = t[:num_steps]
     final = schedule.alpha_bar[0]
     if t[-1] >= total:
       raise UserError(
-        f"steps={num_steps} with spacing='compvis' asks for timestep "
-        f'{t[-1]} of {total}, as it does in the release, where it crashes; '
+        f'steps={num_steps} with spacing={spacing!r} asks for timestep '
+        f'{t[-1]} of {total}, as it does where it comes from, which crashes; '
         "take fewer steps or spacing='leading'."
       )
   elif spacing in ('karras', 'log_snr'):

@@ -193,6 +193,7 @@ class _Autoencoder(nn.Module):
   norm_groups: int = 32
   in_channels: int = 3
   out_channels: int = 3
+  tanh_out: bool = False  # Images are the tanh of the last convolution.
   attention_backend: str | None = None
   remat: bool = False
   dtype: Any = jnp.float32
@@ -251,7 +252,8 @@ class _Autoencoder(nn.Module):
 
   def head(self, h: Array) -> Array:
     """The decoder's last convolution: h [B H W channels] -> [B H W 3]."""
-    return self.decoder.conv_out(h).astype(jnp.float32)
+    x = self.decoder.conv_out(h).astype(jnp.float32)
+    return jnp.tanh(x) if self.tanh_out else x
 
   def codes(self, z: Array) -> Array:
     """What of a latent the decoder is given."""

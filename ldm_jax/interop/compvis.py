@@ -188,6 +188,8 @@ def with_clip_sizes(read: Read, tensors: Tensors) -> Read:
   if sizes.get('vocab_size', _CLIP_VOCABULARY) != _CLIP_VOCABULARY:
     end = sizes['vocab_size'] - 1  # The last two, as in CLIP's own.
     sizes['special_tokens'] = (end - 1, end, end)
+  if task['length'] < sizes.get('length', 0):
+    sizes['max_length'] = task['length']
   # What shapes cannot say is known better by whoever said it.
   said = {k: v for k, v in task.items() if k in ('num_heads', 'special_tokens')}
   config = {**read.config, 'task': {**task, **sizes, **said}}
@@ -254,14 +256,15 @@ def _scale_factor(read: Read, tensors: Tensors, path: str, notes) -> float:
   given = read.config['scale_factor']
   if 'scale_factor' in tensors:
     value = float(np.asarray(tensors['scale_factor'], np.float32).reshape(()))
-    if not np.isfinite(value) or value <= 0:
-      raise UserError(f'{path}: scale_factor={value} is no scale.')
-    if not read.scale_by_std and not np.isclose(value, given, rtol=1e-5):
+    if read.scale_by_std:
+      if not np.isfinite(value) or value <= 0:
+        raise UserError(f'{path}: scale_factor={value} is no scale.')
+      return value
+    if not np.isclose(value, given, rtol=1e-2):
       notes.append(
-        f'The checkpoint has scale_factor={value}, its config {given}; the '
-        "checkpoint's is used."
+        f'The checkpoint has scale_factor={value}, its config {given} and not '
+        "scale_by_std; the config's is used, as released."
       )
-    return value
   if read.scale_by_std:
     raise UserError(
       f'{path} has no scale_factor, which its config (scale_by_std) says was '

@@ -53,8 +53,9 @@ def find_schedule(
   if 'alphas_cumprod' not in tensors:
     return dict(section)
   given = np.asarray(tensors['alphas_cumprod'], np.float64)
-  # Half-precision files hold half-precision buffers.
-  tolerance = 1e-2 if tensors['alphas_cumprod'].dtype == np.float16 else 1e-5
+  # Files of float16 or bfloat16 hold their buffers so too.
+  half = tensors['alphas_cumprod'].dtype.itemsize == 2
+  tolerance = 1e-2 if half else 1e-5
   if _follows(section, given, tolerance):
     return dict(section)
   for guess in _guesses(given):

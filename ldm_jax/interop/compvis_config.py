@@ -51,17 +51,15 @@ FIXED = {
     'dims': 2,
     'n_embed': None,
     'num_classes': None,
-    'num_heads_upsample': -1,
     'use_new_attention_order': False,
   },
   'first_stage': {'remap': None},
   'ddconfig': {
     'give_pre_end': False,
     'resamp_with_conv': True,
-    'tanh_out': False,
     'use_linear_attn': False,
   },
-  'rescaler': {'bias': False, 'method': 'bilinear', 'multiplier': 0.5},
+  'rescaler': {'bias': False, 'multiplier': 0.5},
   'loss': {'disc_factor': 1.0, 'perceptual_loss': 'lpips',
            'pixelloss_weight': 1.0},
 }  # fmt: skip
@@ -136,6 +134,9 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
   first = params.section('first_stage_config')
   first_params = first.section('params', optional=True)
   section = first_stage(first.target(FIRST_STAGES), first_params)
+  channels = params.integer('channels', 3)
+  if section['name'] == 'identity' and channels != 3:
+    section['channels'] = channels
   network, in_channels, width = unet(params.section('unet_config'))
   f = 2 ** (len(section.get('multipliers', (1,))) - 1)
   cond = task(params, width)
@@ -184,7 +185,7 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
 
 
 def _check_channels(params: Section, config: dict, in_channels: int):
-  latent = config['first_stage'].get('embed_dim', 3)
+  latent = compvis_names.latent_channels(config['first_stage'])
   wanted = compvis_names.in_channels(config)
   out = config['unet']['out_channels']
   if (in_channels, out) != (wanted, latent):
@@ -207,7 +208,7 @@ def first_stage(target: str, params: Section) -> dict[str, Any]:
       (
           'attn_resolutions', 'attn_type', 'ch', 'ch_mult', 'double_z',
           'dropout', 'in_channels', 'num_res_blocks', 'out_ch', 'resolution',
-          'z_channels',
+          'tanh_out', 'z_channels',
       ),
       fixed=FIXED['ddconfig'],
       strict=False,
@@ -237,6 +238,8 @@ def first_stage(target: str, params: Section) -> dict[str, Any]:
     'in_channels': dd.integer('in_channels'),
     'out_channels': dd.integer('out_ch'),
   }
+  if dd.flag('tanh_out', False):
+    section['tanh_out'] = True
   if kind == 'vq':
     section['num_codes'] = params.integer('n_embed')
   return section
@@ -274,7 +277,7 @@ def unet(section: Section) -> tuple[dict[str, Any], int, int]:
           'in_channels', 'model_channels', 'num_head_channels', 'num_heads',
           'num_res_blocks', 'out_channels', 'resblock_updown',
           'transformer_depth', 'use_scale_shift_norm',
-          'use_spatial_transformer',
+          'num_heads_upsample', 'use_spatial_transformer',
       ),
       IGNORED['unet'],
       FIXED['unet'],
@@ -307,6 +310,9 @@ def unet(section: Section) -> tuple[dict[str, Any], int, int]:
       break
   else:
     raise u.wrong('num_heads', 'set, or num_head_channels')
+  upwards = u.integer('num_heads_upsample', -1)
+  if upwards not in (-1, result.get('num_heads', upwards)) and not cross:
+    raise u.wrong('num_heads_upsample', '-1, or num_heads')
   return result, u.integer('in_channels'), _context_width(u) if cross else 0
 
 
@@ -359,8 +365,10 @@ def _require(params: Section, key: Any, wanted: str):
 
 
 def _rescaler(values: Section) -> dict[str, Any]:
-  known = ('in_channels', 'n_stages', 'out_channels')
+  known = ('in_channels', 'method', 'n_stages', 'out_channels')
   values.check(known, (), FIXED['rescaler'])
+  # At a half exactly they are the same.
+  values.choice('method', ('bilinear', 'area'), 'bilinear')
   return {
     'name': 'semantic',
     'num_classes': values.integer('in_channels', 3),
@@ -390,10 +398,15 @@ def _context_encoder(
   values.check(known, ignored)
   bert = target == 'BERTEmbedder'
   tokenizer = values.flag('use_tokenizer', bert)
+  length = values.integer('max_seq_len', 77)
+  name = 'text' if caption or tokenizer else 'layout'
+  # Three tokens an object; without two more there is no room for the crop's.
+  boxes = {'crop_tokens': False} if name == 'layout' and length % 3 == 0 else {}
   return {
-    'name': 'text' if caption or tokenizer else 'layout',
+    'name': name,
+    **boxes,
     'vocab_size': values.integer('vocab_size', 30522 if bert else None),
-    'length': values.integer('max_seq_len', 77),
+    'length': length,
     'width': values.integer('n_embed'),
     'depth': values.integer('n_layer'),
     'dropout': values.number('embedding_dropout', 0.0),

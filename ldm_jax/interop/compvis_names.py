@@ -368,10 +368,14 @@ def context_width(config: dict) -> int:
   return task.get('width', 0)
 
 
+def latent_channels(first_stage: dict) -> int:
+  """Of an autoencoder's code; of an identity's images."""
+  return first_stage.get('embed_dim', first_stage.get('channels', 3))
+
+
 def in_channels(config: dict) -> int:
   """The U-Net's input: the latent, and what the task concatenates to it."""
-  first_stage, task = config['first_stage'], config['task']
-  latent = first_stage.get('embed_dim', first_stage.get('channels', 3))
+  task, latent = config['task'], latent_channels(config['first_stage'])
   return latent + {
     'semantic': task.get('channels', 3),
     'super_resolution': 3,  # The low-resolution image, as it is.

@@ -109,6 +109,7 @@ def first_stage(section: Mapping[str, Any], resolution: int) -> dict[str, Any]:
       'attn_resolutions': [resolution // 2**i for i in levels],
       'attn_type': 'vanilla' if mid else 'none',
       'dropout': s.get('dropout', 0.0),
+      **({'tanh_out': True} if s.get('tanh_out') else {}),
     },
     'lossconfig': _IDENTITY,
   }
@@ -183,7 +184,11 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
   if name in ('super_resolution', 'retrieval'):
     return _IDENTITY
   if name == 'clip_text':
-    return {'target': f'{_ENCODERS}FrozenCLIPEmbedder'}
+    length = task.get('max_length')
+    return {
+      'target': f'{_ENCODERS}FrozenCLIPEmbedder',
+      **({'params': {'max_length': length}} if length else {}),
+    }
   if name == 'class_label':
     params = {'n_classes': task['num_classes'], 'embed_dim': task['width'],
               'key': 'class_label'}  # fmt: skip

@@ -41,7 +41,7 @@ def with_local_files(
   ]
   notes = list(read.notes)
   if name == 'clip_text':
-    task |= _clip_fields(places, notes)
+    task |= _clip_fields(places, task['width'], notes)
   found: dict[str, bytes] = {}
   for place in places:
     special, found = _tokenizer(name, place, task)
@@ -81,7 +81,9 @@ def _tokenizer(name: str, place: str, task: dict[str, Any]):
   return special, found
 
 
-def _clip_fields(places: list[str], notes: list[str]) -> dict[str, Any]:
+def _clip_fields(
+  places: list[str], width: int, notes: list[str]
+) -> dict[str, Any]:
   for place in places:
     path = os.path.join(place, 'config.json')
     if not os.path.isfile(path):
@@ -92,5 +94,13 @@ def _clip_fields(places: list[str], notes: list[str]) -> dict[str, Any]:
       if 'num_attention_heads' in values:
         fields = diffusers_config.clip_text(values, path)
         return {key: fields[key] for key in _CLIP_FIELDS}
-  notes.append("CLIP's heads are taken to be 64 wide, as all of OpenAI's are.")
+  if width % 64 == 0:
+    notes.append("CLIP's heads are taken to be 64 wide, as OpenAI's are.")
+  else:
+    notes.append(
+      f'CLIP is {width} wide, which is no number of heads that are 64 wide as '
+      "OpenAI's are: how many it has is not known, and its vectors are wrong "
+      "unless the guess is right. Put CLIP's config.json, which says it in "
+      'num_attention_heads, beside the checkpoint.'
+    )
   return {}

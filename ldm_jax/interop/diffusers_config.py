@@ -279,9 +279,15 @@ PREDICTIONS = {'epsilon': 'eps', 'v_prediction': 'v', 'sample': 'x0'}
 # (spacing, offset, ends on the data) -> our spacing.
 SPACINGS = {
   ('leading', 0, True): 'leading',
-  ('leading', 1, False): 'compvis',
+  ('leading', 1, False): 'offset',
   ('trailing', 0, True): 'trailing',
 }
+# Whose timesteps are 'linspace' unless they say otherwise; others' 'leading'.
+_LINSPACE = (
+    'DPMSolverMultistepScheduler', 'EulerAncestralDiscreteScheduler',
+    'EulerDiscreteScheduler', 'HeunDiscreteScheduler',
+    'UniPCMultistepScheduler',
+)  # fmt: skip
 SAMPLERS = {
   'DDIMScheduler': 'ddim',
   'DDPMScheduler': 'ddpm',
@@ -307,7 +313,6 @@ def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
     schedule['end'] = c.number('beta_end', 0.02)
   if c.get('trained_betas') is not None:
     raise c.wrong('trained_betas', '[...]', 'null: a schedule with a name')
-  c.fixed(thresholding=False)
   if c.flag('rescale_betas_zero_snr', False):
     schedule['zero_terminal_snr'] = True
   loss = {'prediction': c.choice('prediction_type', PREDICTIONS, 'epsilon')}
@@ -315,9 +320,13 @@ def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
   name = c.class_name
   sampler, own = _sampler(c, notes)
   plms = sampler == 'plms'
+  # What a class does not take it ignores, and folders hand it on all the same.
   final = c.get('set_alpha_to_one', not plms)
+  final = final or name not in ('DDIMScheduler', 'PNDMScheduler')
   offset = c.get('steps_offset', 0)
-  spacing = c.get('timestep_spacing', 'leading')
+  spacing = c.get(
+    'timestep_spacing', 'linspace' if name in _LINSPACE else 'leading'
+  )
   if spacing == 'trailing':
     offset = 0  # They do not use it there.
   found = SPACINGS.get((spacing, offset, final))
@@ -334,6 +343,11 @@ def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
     notes.append(
       f'{place}: it begins with Runge-Kutta steps (skip_prk_steps=false); '
       'ours begins as the release does.'
+    )
+  if c.flag('thresholding', False):
+    notes.append(
+      f'{place}: it thresholds predicted latents (thresholding); ours does '
+      'where sampling.threshold says so.'
     )
   if name in ('DDIMScheduler', 'DDPMScheduler') and values.get(
     'clip_sample', True

@@ -186,6 +186,8 @@ def scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
   sampling = _set(config.get('sampling', {}))
   # DDIM and PNDM visit whole timesteps; the run's own solver is not exported.
   spacing = sampling.get('spacing')
+  if spacing == 'compvis':  # Theirs ends where it should.
+    spacing = 'offset'
   if spacing not in SPACINGS.values():
     spacing = 'leading'
   name, offset, to_one = _BY_OURS(SPACINGS)[spacing]

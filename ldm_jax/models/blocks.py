@@ -96,14 +96,15 @@ def check(section: str, net: Any) -> None:
       f'{section}: set exactly one of head_width and num_heads; got '
       f'head_width={net.head_width}, num_heads={net.num_heads}.'
     )
+  attends = {*net.attention_levels, len(net.multipliers) - 1}  # The middle too.
   for level, multiplier in enumerate(net.multipliers):
     width = net.channels * multiplier
-    divisor = net.head_width or net.num_heads
-    if width % net.norm_groups or width % divisor:
+    heads = (net.head_width or net.num_heads) if level in attends else 1
+    if width % net.norm_groups or width % heads:
       raise UserError(
         f'{section}: level {level} has {width} channels, which '
         f'norm_groups={net.norm_groups} and the attention heads '
-        f'({divisor}) must divide.'
+        f'({heads}) must divide.'
       )
   outside = [i for i in net.attention_levels if i >= len(net.multipliers)]
   if outside:

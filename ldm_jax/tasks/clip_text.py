@@ -16,10 +16,14 @@ from ldm_jax.types import Batch, Conditioning, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Prepare(text.Prepare):
-  """As of `text`; `vocab_file` is a folder with vocab.json and merges.txt."""
+  """As of `text`; `vocab_file` is a folder with vocab.json and merges.txt.
+
+  Strings are padded to `max_length` tokens, where it is set; else to `length`.
+  """
 
   vocab_size: int = 49408
   special_tokens: tuple[int, int, int] = (49406, 49407, 49407)
+  max_length: int = 0
 
   @functools.cached_property
   def tokenize(self) -> ClipPieces:
@@ -29,7 +33,7 @@ class Prepare(text.Prepare):
         "set task.vocab_file to a folder with CLIP's vocab.json and merges.txt "
         'to use strings.'
       )
-    return ClipPieces(self.vocab_file, self.length)
+    return ClipPieces(self.vocab_file, self.max_length or self.length)
 
 
 class ClipText(nn.Module):

@@ -94,6 +94,9 @@ def test_what_each_spacing_visits():
   assert visited(3, 'trailing') == [32, 66, 99]
   # The release's quirk: 40 steps of 100 // 40 = 2 are 50.
   assert len(visited(40, 'compvis')) == 50
+  assert visited(40, 'offset') == visited(40, 'compvis')[:40]
+  final = sampling.levels(SCHEDULE, 4, 'offset').alpha_bar_next[0]
+  assert final == SCHEDULE.alpha_bar[0]
 
 
 def test_spacings_of_the_noise_level():

@@ -51,7 +51,7 @@ def _config(task, first_stage, unet, **more):
 
 def configs() -> dict[str, dict]:
   """By pipeline; fresh copies."""
-  released = dict(sampler='plms', spacing='compvis')
+  released = dict(sampler='plms', spacing='offset')
   return copy.deepcopy({
     'LDMTextToImagePipeline': _config(TEXT, KL, UNET),
     'LDMPipeline': _config(dict(name='unconditional'), VQ, PLAIN),

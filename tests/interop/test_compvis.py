@@ -2,10 +2,13 @@
 
 import copy
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.interop import compvis, compvis_config, compvis_names
+from ldm_jax import build
+from ldm_jax.interop import compvis, compvis_config, compvis_names, imported
 from ldm_jax.types import UserError
 from tests.interop import released, states
 
@@ -169,7 +172,7 @@ def test_the_scale_is_the_checkpoints_or_the_configs():
   assert read(content, state).meta['scale_factor'] == 0.25
   state['scale_factor'] = np.float32(0.5)
   one = read(content, state)
-  assert one.meta['scale_factor'] == 0.5
+  assert one.meta['scale_factor'] == 0.25  # It keeps no such buffer.
   assert any('scale_factor=0.5' in note for note in one.notes)
 
 
@@ -272,6 +275,46 @@ def test_diffusion_in_pixels_has_no_first_stage():
   assert one.items['first_stage'] == {}
   again = compvis.write_state(one.config, one.items, one.meta)
   assert again.keys() == state.keys()
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_pixels_of_any_number_of_channels(channels):
+  content = released.tiny(released.faces())
+  params = content['model']['params']
+  params['channels'] = channels
+  params['first_stage_config'] = {
+    'target': 'ldm.models.autoencoder.IdentityFirstStage'
+  }
+  unet = params['unet_config']['params']
+  unet['in_channels'] = unet['out_channels'] = channels
+  one = read(content, states.random_state(content))
+  assert one.config['first_stage']['channels'] == channels
+
+
+def test_a_first_stage_of_grey_images():
+  content = released.tiny(released.faces())
+  fs = content['model']['params']['first_stage_config']['params']['ddconfig']
+  fs |= {'in_channels': 1, 'out_ch': 1, 'tanh_out': True}
+  one = read(content, states.random_state(content))
+  built = build.parts(imported.complete(one.config))
+  params = build.init_first_stage(built, jax.random.key(0))
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+    jnp.shape, one.items['first_stage']
+  )
+  decoded = built.first_stage.apply(
+    {'params': params}, 9 * jnp.ones((1, 4, 4, 3)), method='decode'
+  )
+  assert decoded.shape[-1] == 1 and jnp.abs(decoded).max() <= 1
+
+
+def test_a_prompt_shorter_than_clips_table():
+  content = released.tiny(released.stable_diffusion())
+  stage = content['model']['params']['cond_stage_config']
+  stage['params'] = {'max_length': 5}
+  task = read(content, states.random_state(content)).config['task']
+  assert (task['max_length'], task['length']) == (
+    5, states.CLIP_SIZES['length'],
+  )  # fmt: skip
 
 
 def test_clips_names_of_transformers_5_are_known_too():

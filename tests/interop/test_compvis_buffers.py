@@ -1,5 +1,6 @@
 """The schedule's buffers."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -82,3 +83,13 @@ def test_another_curve_is_refused(alpha_bar):
   tensors = {'alphas_cumprod': np.float32(alpha_bar)}
   with pytest.raises(UserError, match='x.ckpt: alphas_cumprod'):
     compvis_buffers.find_schedule(LINEAR, tensors, 'x.ckpt', [])
+
+
+@pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16])
+def test_a_schedule_is_known_by_its_halved_buffers(dtype):
+  tensors = {
+    k: v.astype(dtype) for k, v in compvis_buffers.buffers(LINEAR).items()
+  }
+  notes = []
+  found = compvis_buffers.find_schedule(LINEAR, tensors, 'x.ckpt', notes)
+  assert found == LINEAR and not notes

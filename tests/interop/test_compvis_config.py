@@ -182,3 +182,12 @@ def test_tokens_are_of_words_where_captions_are():
   assert [read.config['task']['name'] for read in names] == [
     'text', 'text', 'layout',
   ]  # fmt: skip
+
+
+@pytest.mark.parametrize(('length', 'crop_tokens'), [(92, True), (90, False)])
+def test_crops_are_told_where_there_is_room_for_their_tokens(
+  length, crop_tokens
+):
+  content = changed(released.layout(), f'{COND}.params.max_seq_len', length)
+  task = compvis_config.read(content).config['task']
+  assert task.get('crop_tokens', True) == crop_tokens

@@ -140,7 +140,7 @@ def test_schedulers():
     kind='linear', num_timesteps=1000, start=0.00085, end=0.012
   )
   assert loss == {'prediction': 'eps'}
-  assert sampling == {'sampler': 'plms', 'spacing': 'compvis'} and not notes
+  assert sampling == {'sampler': 'plms', 'spacing': 'offset'} and not notes
 
   ddim = dict(_class_name='DDIMScheduler', clip_sample=False)
   assert read(**ddim)[2:] == (
@@ -152,6 +152,15 @@ def test_schedulers():
   assert v[1] == {'prediction': 'v'}
   zero = read(**ddim, rescale_betas_zero_snr=True)
   assert zero[0]['zero_terminal_snr'] is True
+  # A key of another class, as folders hand it on; theirs ends on clean data.
+  euler = read(
+    _class_name='EulerDiscreteScheduler',
+    set_alpha_to_one=False,
+    timestep_spacing='trailing',
+  )
+  assert euler[2:] == (
+    {'sampler': 'euler', 'spacing': 'trailing'}, [],
+  )  # fmt: skip
   karras = read(
     _class_name='DPMSolverMultistepScheduler',
     algorithm_type='sde-dpmsolver++',
@@ -174,6 +183,9 @@ def test_schedulers():
           use_karras_sigmas=True), 'solver_order=3'),
     (dict(_class_name='PNDMScheduler', set_alpha_to_one=True), 'Runge-Kutta'),
     (dict(_class_name='DDIMScheduler'), 'clip_sample'),
+    (dict(_class_name='EulerDiscreteScheduler'), "'linspace'"),
+    (dict(_class_name='DDIMScheduler', clip_sample=False,
+          thresholding=True), 'thresholding'),
     (dict(_class_name='DDIMScheduler', clip_sample=False,
           timestep_spacing='linspace'), 'linspace'),
   ],

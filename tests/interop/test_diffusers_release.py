@@ -76,9 +76,9 @@ def test_text_encoders_come_back():
 
 @pytest.mark.parametrize('kind', ['linear', 'sqrt_linear', 'cosine'])
 @pytest.mark.parametrize('prediction', ['eps', 'v', 'x0'])
-@pytest.mark.parametrize('spacing', ['leading', 'trailing', 'compvis'])
+@pytest.mark.parametrize('spacing', ['leading', 'trailing', 'offset'])
 def test_schedulers_come_back(kind, prediction, spacing):
-  sampler = 'plms' if spacing == 'compvis' else 'ddim'
+  sampler = 'plms' if spacing == 'offset' else 'ddim'
   config = {
     'schedule': dict(kind=kind, num_timesteps=500, start=0.001, end=0.02),
     'loss': dict(prediction=prediction),

@@ -212,6 +212,11 @@ def test_dropout_is_for_training():
   )
 
 
+def test_levels_without_attention_have_no_heads():
+  settings = dict(attention_levels=(1,), num_heads=None, head_width=16)
+  UNet(**(TINY | settings)).check()
+
+
 @pytest.mark.parametrize(
   ('settings', 'named'),
   [

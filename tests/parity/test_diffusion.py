@@ -64,7 +64,7 @@ def start():
 
 def scheduler(kind, spacing, **more):
   """A scheduler of theirs that visits what our spacing of that name does."""
-  released = spacing == 'compvis'
+  released = spacing in ('compvis', 'offset')
   return kind(
     beta_schedule='scaled_linear',
     timestep_spacing='leading' if released else spacing,
@@ -105,10 +105,11 @@ def test_plms(spacing, num_steps):
   assert oracles.error(result, z) <= 1e-4
 
 
-def test_leading_where_the_steps_do_not_divide_the_timesteps():
-  theirs = scheduler(diffusers.DDIMScheduler, 'leading', clip_sample=False)
+@pytest.mark.parametrize('spacing', ['leading', 'offset'])
+def test_where_the_steps_do_not_divide_the_timesteps(spacing):
+  theirs = scheduler(diffusers.DDIMScheduler, spacing, clip_sample=False)
   theirs.set_timesteps(30)
-  result, steps, _ = ours('ddim', 30, 'leading', z=start())
+  result, steps, _ = ours('ddim', 30, spacing, z=start())
   assert theirs.timesteps.tolist() == steps.t.tolist()
   z = torch.from_numpy(start())
   for t in theirs.timesteps:
