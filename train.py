@@ -16,9 +16,10 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ldm_jax import build, cli, dry_run
+from ldm_jax import build, cli, dry_run, same_model
 from ldm_jax import run as runs
 from ldm_jax.measuring.quick_metrics import QuickMetrics
+from ldm_jax.panel import Panel
 from ldm_jax.training import (
   checkpoint,
   frozen,
@@ -44,7 +45,7 @@ _DRY_RUN = flags.DEFINE_bool(
 def train(config: dict, workdir: str) -> int:
   """Runs to config.num_steps; returns the process's exit code."""
   parts = build.parts(config)
-  checkpoint.check_same_model(workdir, config)
+  same_model.check_workdir(workdir, config)
   limit = 60 * parts.guard.watchdog_minutes
   with (
     text_log.TextLog(workdir),
@@ -80,7 +81,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
   if first:
     text_log.say(f'Going on from step {first}.')
   stream = run.stream(meta['next_example'], workdir)
-  panel = runs.Panel(run)
+  panel = Panel(run)
   quick = QuickMetrics(run, top.eval_num)
   progress = metrics.Progress(top.num_steps, first, top.batch_size)
   profiler = Profiler(workdir, run.parts.profile)
@@ -148,11 +149,11 @@ def main() -> int:
     raise UserError('--config is missing, such as configs/text_scenes.py.')
   config = build.plain(_CONFIG.value)
   parallel.initialize()
-  if _DRY_RUN.value:
-    return dry_run.report(config)
-  if _WORKDIR.value is None:
+  if not _DRY_RUN.value and _WORKDIR.value is None:
     raise UserError("--workdir is missing: the run's folder.")
   try:
+    if _DRY_RUN.value:
+      return dry_run.report(config)
     return train(config, _WORKDIR.value)
   except (guard.TooManyBadSteps, checkpoint.SaveError, runs.DataError) as error:
     print(f'Error: {error}', file=sys.stderr)

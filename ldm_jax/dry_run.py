@@ -23,6 +23,7 @@ def report(config: Mapping[str, Any]) -> int:
   Memory is the compiler's own account of the step, made from shapes alone, so
   a model that does not fit is told of and not tried.
   """
+  runs.check_begin(build.parts(config))
   # A latent cache would have to be filled first: told as without.
   parts = build.parts({**config, 'latent_cache': ''})
   print(json.dumps(config, indent=2))

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import math
 from typing import Any
 
 import jax
@@ -12,19 +11,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 import ldm_jax
-from ldm_jax import build, latent_cache
-from ldm_jax.data import panels, sources
+from ldm_jax import build, latent_cache, same_model
+from ldm_jax.data import latents, sources
 from ldm_jax.data import pipeline as data
 from ldm_jax.data.stream import DataError
-from ldm_jax.evaluation import reconstruction
-from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.interop import files
 from ldm_jax.nn import conv
 from ldm_jax.parts import Parts, TopLevel
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.training import (
   checkpoint,
-  classifier_step,
   first_stage_step,
   frozen,
   guard,
@@ -32,11 +28,10 @@ from ldm_jax.training import (
 )
 from ldm_jax.types import Array, Params, UserError
 
-__all__ = ['DataError', 'Panel', 'Run', 'about', 'begin', 'open_run', 'resume']
+__all__ = ['DataError', 'Run', 'about', 'begin', 'open_run', 'resume']
 
 # Steps count up from 0; these are folded into the seed for what is no step.
 _INIT, _SCALE, _FIRST_STAGE = 2**32 - 1, 2**32 - 2, 2**32 - 3
-_GAP = 2  # pixels between the images of a panel
 
 
 @dataclasses.dataclass
@@ -140,9 +135,12 @@ def open_run(parts: Parts) -> Run:
   """Checks devices and data; nothing is compiled yet.
 
   Raises:
-    UserError: a batch that the devices don't divide, or data that isn't there.
+    UserError: a batch that the devices don't divide, data that isn't there, or
+      data that the latent cache cannot hold.
   """
   config = parts.config
+  if parts.cached:
+    latents.check_crop(parts.data)
   mesh = parallel.make_mesh(parts.mesh.data, parts.mesh.fsdp)
   parallel.check_batch(config.batch_size, mesh, config.grad_accum)
   source = sources.open_source(parts.data, parts.data.train_split)
@@ -167,8 +165,44 @@ def use_cache(run: Run, held: Params, beat) -> None:
     )
 
 
+def check_begin(parts: Parts) -> None:
+  """Raises UserError unless what a new run starts from is there and fits.
+
+  Nothing is compiled for that, and no weights are read.
+  """
+  config = parts.config
+  if parts.cached:
+    latents.check_crop(parts.data)
+  if config.init_from:
+    checkpoint.read_config(config.init_from)
+  has_weights = config.first_stage.get('name') != 'identity'
+  if not parts.on_latents or not has_weights:
+    return
+  if config.first_stage_from == 'random':
+    return
+  workdir = config.first_stage_from or config.init_from
+  if not workdir:
+    raise UserError(
+      'first_stage_from is not set: give the workdir of a trained first '
+      'stage, --config.first_stage_from=DIR.'
+    )
+  key = 'first_stage_from' if config.first_stage_from else 'init_from'
+  same_model.check(
+    workdir,
+    {'first_stage': config.first_stage},
+    f'{key}={workdir} holds another first stage than this config names. Give '
+    "the workdir of one like it, or make this config's first_stage that one's.",
+    ('first_stage',),
+  )
+  if parts.classifier is not None:
+    guided = build.parts(checkpoint.read_config(workdir))
+    build.check_same_schedule(guided, parts, workdir)
+
+
 def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
   """(state, frozen, meta) of a run that has no checkpoint yet."""
+  check_begin(run.parts)
+  warm = _read_warm(run)
   fold = functools.partial(jax.random.fold_in, run.rng)
   meta = {'next_example': 0}
   if not run.parts.on_latents:
@@ -179,8 +213,8 @@ def begin(run: Run) -> tuple[Any, Params, dict[str, Any]]:
     held = _diffusion_frozen(run, params, meta['scale_factor'])
   init = jax.jit(run.training.init, out_shardings=run.shardings)
   state = init(fold(_INIT))
-  if run.parts.config.init_from:
-    state = _warm(run, state)
+  if warm is not None:
+    state = _warmed(run, state, warm)
   return state, held, meta
 
 
@@ -202,18 +236,25 @@ def resume(
   return state, held, meta
 
 
-def _warm(run: Run, state: Any) -> Any:
-  """A fresh state with the weights of `config.init_from`.
-
-  The U-Net starts from that run's averaged weights, and so does its average.
-  """
+def _read_warm(run: Run) -> dict[str, Any] | None:
+  """The weights of `config.init_from`, placed as the state's; None without."""
   workdir = run.parts.config.init_from
+  if not workdir:
+    return None
   abstract = run.training.to_items(run.abstract_state)
   abstract.pop('train')
   items, _ = checkpoint.load_items(
     workdir, list(abstract), abstract_items=abstract
   )
   print(f'Starting from the weights of {workdir}.')
+  return items
+
+
+def _warmed(run: Run, state: Any, items: dict[str, Any]) -> Any:
+  """A fresh state with these weights.
+
+  The U-Net starts from averaged weights, and so does its average.
+  """
   if run.parts.model is None:
     (params,) = items.values()
     return state.replace(params=params)
@@ -240,16 +281,9 @@ def _start_first_stage(run: Run, rng: Array) -> Params:
   if config.first_stage_from == 'random':
     print('The first stage is untrained: good for trying things, not images.')
     params = build.init_first_stage(run.parts, rng)
-  elif workdir := config.first_stage_from or config.init_from:
-    if run.parts.classifier is not None:
-      guided = build.parts(checkpoint.read_config(workdir))
-      build.check_same_schedule(guided, run.parts, workdir)
-    params = frozen.load_first_stage(workdir, config.first_stage)
   else:
-    raise UserError(
-      'first_stage_from is not set: give the workdir of a trained first '
-      'stage, --config.first_stage_from=DIR.'
-    )
+    workdir = config.first_stage_from or config.init_from
+    params = frozen.load_first_stage(workdir)
   return parallel.replicate(run.mesh, params)
 
 
@@ -284,85 +318,3 @@ def _diffusion_frozen(run: Run, params: Params, scale: float) -> Params:
 def first_stage_frozen(run: Run) -> Params:
   held = first_stage_step.init_frozen(run.parts.loss, files.read_published)
   return parallel.replicate(run.mesh, held)
-
-
-class Panel:
-  """The pictures of a run: fixed held-out examples, drawn again and again."""
-
-  def __init__(self, run: Run):
-    self.run, parts = run, run.parts
-    limit = parts.sampling.num if parts.sampling is not None else 64
-    devices = run.mesh.size
-    batch = next(
-      data.eval_batches(
-        run.eval_source,
-        parts.prepare,
-        parts.data,
-        batch_size=math.ceil(limit / devices) * devices,
-        limit=limit,
-      )
-    )
-    self.count = int(np.sum(batch.pop('example_id') >= 0))
-    self.batch = batch
-
-  def draw(self, state: Any, held: Params):
-    """(name, one picture uint8 [H W 3], scalars)."""
-    if not self.run.parts.on_latents:
-      return self._reconstructions(state)
-    if self.run.parts.classifier is not None:
-      return self._classified(state, held)
-    return self._samples(state, held)
-
-  def _samples(self, state, held):
-    ldm = self.run.sampler(state, held)
-    spec = dataclasses.asdict(self.run.parts.sampling) | {'num': self.count}
-    blank = self.run.parts.prepare.blank(self.run.parts.data.size)
-    inputs = {k: self.batch[k][: self.count] for k in blank}
-    images = ldm.sample(**spec, **inputs)
-    if not hasattr(ldm.parts.prepare, 'show'):
-      return 'samples', panels.grid(images, gap=_GAP), {}
-    shown = ldm.parts.prepare.show(inputs, images.shape[1:3])
-    pairs = np.stack([shown, images], axis=1).reshape(-1, *images.shape[1:])
-    return 'samples', panels.grid(pairs, 8, _GAP), {}
-
-  @functools.cached_property
-  def _classify(self):
-    parts = self.run.parts
-    return jax.jit(
-      classifier_step.make_evaluation(
-        parts.classifier, parts.codec, parts.schedule
-      )
-    )
-
-  def _classified(self, state, held):
-    """What it sees of the first examples, and how often it is right."""
-    here = parallel.to_global(self.run.mesh, dict(self.batch))
-    right, seen = self._classify(state.params, held, here, self.run.rng)
-    right, seen = (
-      parallel.fetch(jnp.moveaxis(x, 1, 0))[: self.count] for x in (right, seen)
-    )  # [N levels ...]
-    scores = {
-      f'eval_accuracy_{i}': float(score)
-      for i, score in enumerate(right.mean(0))
-    }
-    seen = seen[:8].reshape(-1, *seen.shape[2:])
-    return 'seen', panels.grid(to_uint8(seen), right.shape[1], _GAP), scores
-
-  @functools.cached_property
-  def _reconstruct(self):
-    apply = self.run.parts.first_stage.apply
-    return jax.jit(lambda params, image: apply({'params': params}, image)[0])
-
-  def _reconstructions(self, state):
-    """Pairs of image and reconstruction, the first 16, and their PSNR."""
-    here = parallel.to_global(self.run.mesh, {'image': self.batch['image']})
-    again = self._reconstruct(state.params, here['image'])
-    image, again = (
-      parallel.fetch(x)[: self.count] for x in (here['image'], again)
-    )
-    again = np.clip(again, -1.0, 1.0)
-    psnr = np.mean(reconstruction.psnr(image, again))
-    pairs = np.stack([image, again], axis=1)[:16]
-    pairs = to_uint8(pairs.reshape(-1, *image.shape[1:]))
-    picture = panels.grid(pairs, 8, _GAP)
-    return 'reconstructions', picture, {'eval_psnr': float(psnr)}

@@ -90,9 +90,8 @@ def test_another_first_stage_or_other_data_are_refused(tmp_path):
 
 
 def test_a_random_crop_and_tasks_that_look_at_images_are_refused(tmp_path):
-  run, params = opened(tmp_path, data={'crop': 'random'})
   with pytest.raises(UserError, match="data.crop='random' draws another crop"):
-    latent_cache.open_cache(run.parts, run.source, params)
+    opened(tmp_path, data={'crop': 'random'})
   wrong = config(tmp_path) | {'task': {'name': 'super_resolution'}}
   with pytest.raises(UserError, match="'super_resolution' needs the images"):
     build.parts(wrong)

@@ -45,10 +45,13 @@ ALLOWED = {
   # The scripts' own halves.
   'cli': {'types'},
   'latent_cache': {'data', 'first_stage', 'training', 'types'},
+  'same_model': CORE | {'build', 'sections', 'training'},
+  'panel': {'data', 'evaluation', 'first_stage', 'run', 'training', 'types'},
   'run': CORE
   | {
     'build',
     'parts',
+    'same_model',
     'latent_cache',
     'evaluation',
     'interop',
@@ -75,7 +78,7 @@ ALLOWED = {
 SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
   'interop', 'data', 'types', 'stablehlo', 'weights', '__init__',
-  'guides', 'measuring',
+  'guides', 'measuring', 'panel', 'same_model',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}

@@ -69,6 +69,24 @@ def test_a_first_stage_must_be_named():
     runs.begin(run)
 
 
+def test_another_first_stage_is_refused_by_the_key_that_named_it(tmp_path):
+  checkpoint.write_config(tmp_path, tiny.first_stage())
+  config = tiny.diffusion(
+    first_stage_from=str(tmp_path), first_stage={'channels': 16}
+  )
+  with pytest.raises(UserError, match='first_stage_from=.*config') as error:
+    runs.check_begin(build.parts(config))
+  assert '  first_stage.channels: 8 there, 16 here' in str(error.value)
+  assert 'new workdir' not in str(error.value)
+
+
+def test_a_foreign_folder_keeps_its_files(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('mine')
+  with pytest.raises(UserError, match='metrics.jsonl'):
+    train.train(tiny.diffusion(), tmp_path)
+  assert (tmp_path / 'metrics.jsonl').read_text() == 'mine'
+
+
 def test_a_given_scale_is_taken():
   run = opened(tiny.diffusion(scale_factor=0.18215, mesh={'data': 1}))
   _, held, meta = runs.begin(run)
@@ -120,8 +138,10 @@ def test_a_run_starts_from_the_weights_of_another(weights):
   assert int(state.step) == 1
 
 
-def test_weights_of_another_architecture_are_refused(weights):
+def test_weights_of_another_architecture_are_refused(weights, monkeypatch):
   workdir, _ = weights
+  # Before the first stage is run, or anything compiled.
+  monkeypatch.setattr(runs, '_start_first_stage', None)
   run = opened(tiny.diffusion(init_from=str(workdir), unet={'channels': 32}))
   with pytest.raises(UserError, match='ema/.*float32.*in this config'):
     runs.begin(run)

@@ -58,6 +58,15 @@ def _are_captions(value) -> bool:
   return bool(several) and isinstance(value[0], str)
 
 
+def check_crop(spec: DataSpec) -> None:
+  """Raises UserError where no crop could be kept."""
+  if spec.crop != 'center':
+    raise UserError(
+      f'data.crop={spec.crop!r} draws another crop each time, and latent_cache '
+      "keeps one; set data.crop='center', or leave latent_cache unset."
+    )
+
+
 def describe(source, spec: DataSpec, first_stage: str, shape) -> dict:
   """What a cache is of; two that are equal hold the same latents.
 
@@ -67,11 +76,7 @@ def describe(source, spec: DataSpec, first_stage: str, shape) -> dict:
     first_stage: digest of the encoder's weights.
     shape: of an example's record.
   """
-  if spec.crop != 'center':
-    raise UserError(
-      f'data.crop={spec.crop!r} draws another crop each time, and latent_cache '
-      "keeps one; set data.crop='center', or leave latent_cache unset."
-    )
+  check_crop(spec)
   fields = dataclasses.asdict(spec)
   data = {key: fields[key] for key in fields if key not in _FREE}
   return {

@@ -380,7 +380,9 @@ def load_items(
       return items_lib.restore(path, content, abstract)
     except Damaged as error:
       if step is not None:
-        raise
+        raise Damaged(
+          f'Checkpoint {step} is damaged ({error}). {folder} has {steps}.'
+        ) from error
       logging.warning('Checkpoint %d is damaged (%s).', candidate, error)
   raise UserError(
     f'{folder} has no valid checkpoint. Is {workdir} the workdir of a run?'

@@ -25,13 +25,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from ldm_jax.types import UserError
+
 MANIFEST = 'manifest.json'
 COMMITTED = 'COMMITTED'
 _MASK = 2**64 - 1
 _BLOCK = 2**22
 
 
-class Damaged(RuntimeError):
+class Damaged(UserError):
   """A checkpoint whose bytes are not the ones that were saved."""
 
 

@@ -1,6 +1,7 @@
 """The resolved config of a run, beside its checkpoints."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,13 @@ from ldm_jax.types import UserError
 
 # The sections of a config that decide which weights there are.
 MODEL_SECTIONS = ('stage', 'first_stage', 'task', 'unet', 'classifier')
+# Keys of theirs that neither shape weights nor say what they mean: how they
+# are computed and trained, and where a file lies.
+_FREE = {
+  'attention_backend', 'degradation', 'dropout', 'masks', 'remat', 'vocab_file',
+}  # fmt: skip
+# What a run writes over, or takes for its own, once it has begun.
+_WRITTEN = ('checkpoints', 'metrics.jsonl', 'quarantine.jsonl', 'samples')
 
 
 def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
@@ -33,6 +41,8 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   path = epath.Path(workdir) / 'config.json'
   try:
     config = _tuples(json.loads(path.read_text()))
+    if not isinstance(config, dict):
+      raise UserError(f'{path} holds no config: it must be one JSON object.')
     task = config.get('task', {})
     kept = path.parent / (task.get('vocab_file') or 'nothing')
     if task.get('vocab_file') and kept.exists():
@@ -42,8 +52,42 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise UserError(
       f'{path} does not exist. Is {workdir} the workdir of a run?'
     ) from error
-  except ValueError as error:
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise UserError(f'{path} is not valid JSON: {error}') from error
+
+
+def has_config(workdir: epath.PathLike) -> bool:
+  """Whether the folder is the workdir of a run that has begun."""
+  return (epath.Path(workdir) / 'config.json').exists()
+
+
+def check_usable(workdir: epath.PathLike) -> None:
+  """Raises UserError where a run could not write, or would over another's.
+
+  A folder is a run's if it holds a config.json; any other may hold what it
+  likes, but nothing by a name that a run would write.
+  """
+  path = epath.Path(workdir)
+  if path.exists() and not path.is_dir():
+    raise UserError(f'--workdir={workdir} is a file; name a folder.')
+  if '://' not in str(path):
+    above = path.absolute()
+    while not above.exists():
+      above = above.parent
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+      raise UserError(
+        f'--workdir={workdir} cannot be written: {above} is no folder, or not '
+        'yours to write in.'
+      )
+  if has_config(path) or not path.exists():
+    return
+  names = sorted(entry.name for entry in path.iterdir())
+  if there := [n for n in names if n in _WRITTEN or n.startswith('log.txt.')]:
+    raise UserError(
+      f'--workdir={workdir} holds {there[0]!r} and no config.json, so it is no '
+      'workdir of a run, and nothing there is overwritten. Choose another '
+      'folder.'
+    )
 
 
 def check_same_model(
@@ -55,30 +99,36 @@ def check_same_model(
 
   A workdir without a config.json agrees with everything.
   """
-  if not (epath.Path(workdir) / 'config.json').exists():
-    return
-  there = read_config(workdir)
-  here = _tuples(json.loads(json.dumps(config)))
+  if has_config(workdir):
+    there, here = read_config(workdir), _tuples(json.loads(json.dumps(config)))
+    compare(there, here, f'{workdir} holds another model.', sections)
+
+
+def compare(
+  there: Mapping[str, Any],
+  here: Mapping[str, Any],
+  message: str,
+  sections: Sequence[str] = MODEL_SECTIONS,
+) -> None:
+  """Raises UserError(message) with every key of `sections` that differs.
+
+  Keys that leave the weights and their meaning as they are may differ.
+  """
   old, new = (
-    dict(_flat({key: c[key] for key in sections if key in c}))
+    {
+      key: value
+      for key, value in _flat({k: c[k] for k in sections if k in c})
+      if value is not None and key.rpartition('.')[2] not in _FREE
+    }
     for c in (there, here)
   )
-  missing = object()
   lines = [
     f'  {key}: {_shown(old, key)} there, {_shown(new, key)} here'
     for key in sorted(old.keys() | new.keys())
-    if old.get(key, missing) != new.get(key, missing)
+    if old.get(key) != new.get(key)
   ]
   if lines:
-    raise UserError(
-      '\n'.join(
-        [
-          f'{workdir} holds another model. Use a new workdir, or the config '
-          'of this one. What differs:',
-          *lines,
-        ]
-      )
-    )
+    raise UserError('\n'.join([f'{message} What differs:', *lines]))
 
 
 def _flat(config: Any, prefix: str = '') -> Iterable[tuple[str, Any]]:

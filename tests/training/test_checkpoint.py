@@ -276,7 +276,8 @@ def test_reading_only_passes_over_damage_and_renames_nothing(tmp_path):
   _, meta = checkpoint.load_items(tmp_path, ['model'])
   assert meta == {'step': 1}
   assert names(tmp_path) == ['1', '2']
-  with pytest.raises(checkpoint.Damaged):
+  # A user's mistake where they named it: one line and exit code 2.
+  with pytest.raises(UserError, match=r'Checkpoint 2 is damaged.*has \[1, 2\]'):
     checkpoint.load_items(tmp_path, ['model'], step=2)
 
 

@@ -54,6 +54,42 @@ def test_another_model_is_refused_with_every_difference(tmp_path):
   ]
 
 
+def test_how_a_model_is_computed_and_trained_may_differ(tmp_path):
+  workdir.write_config(tmp_path, CONFIG)
+  unet = CONFIG['unet'] | {'remat': True, 'dropout': 0.1, 'head_width': None}
+  workdir.check_same_model(tmp_path, {**CONFIG, 'unet': unet})
+
+
+def test_a_config_that_is_no_object_names_the_file(tmp_path):
+  (tmp_path / 'config.json').write_text('[1, 2]')
+  with pytest.raises(UserError, match='config.json holds no config'):
+    workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'samples', 'log.txt.1'])
+def test_a_folder_of_something_else_is_no_workdir(tmp_path, name):
+  (tmp_path / 'notes.txt').write_text('mine')
+  (tmp_path / 'log.txt').write_text('of a run that ended before it began')
+  workdir.check_usable(tmp_path)
+  (tmp_path / name).mkdir()
+  with pytest.raises(UserError, match=f'holds {name!r} and no config.json'):
+    workdir.check_usable(tmp_path)
+  workdir.write_config(tmp_path, CONFIG)
+  workdir.check_usable(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  for path in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+    with pytest.raises(UserError, match='--workdir=.*file'):
+      workdir.check_usable(path)
+  workdir.check_usable(tmp_path / 'new' / 'run')
+  assert not (tmp_path / 'new').exists()
+  monkeypatch.setattr('os.access', lambda path, mode: False)
+  with pytest.raises(UserError, match='cannot be written'):
+    workdir.check_usable(tmp_path / 'new' / 'run')
+
+
 def test_a_tokenizer_in_the_workdir_moves_with_it(tmp_path):
   task = {'name': 'text', 'vocab_file': 'tokenizer/vocab.txt'}
   workdir.write_config(tmp_path / 'here', {'task': task})

@@ -1,0 +1,50 @@
+"""What a workdir may hold for a config to go on with it."""
+
+import pytest
+
+from ldm_jax import same_model
+from ldm_jax.training import checkpoint
+from ldm_jax.types import UserError
+from tests import tiny
+
+
+def test_a_key_that_is_left_out_is_its_default(tmp_path):
+  checkpoint.write_config(tmp_path, tiny.diffusion())
+  task = {'dropout': 0.0, 'attention_backend': None, 'length': 16}
+  unet = {'num_res_blocks': 1, 'transformer_depth': 1, 'resblock_updown': False}
+  first_stage = {'attention_levels': (), 'in_channels': 3, 'remat': False}
+  config = tiny.diffusion(task=task, unet=unet, first_stage=first_stage)
+  same_model.check_workdir(tmp_path, config)
+  config = tiny.diffusion(unet={'transformer_depth': 2})
+  with pytest.raises(UserError) as error:
+    same_model.check_workdir(tmp_path, config)
+  assert str(error.value).splitlines()[1:] == [
+    '  unet.transformer_depth: 1 there, 2 here'
+  ]
+
+
+def test_a_run_out_of_memory_goes_on_with_less_of_it(tmp_path):
+  checkpoint.write_config(tmp_path, tiny.diffusion())
+  config = tiny.diffusion(unet={'remat': True}, grad_accum=2, dtype='bfloat16')
+  same_model.check_workdir(tmp_path, config)
+
+
+def test_a_vocabulary_is_what_stands_in_it(tmp_path):
+  there, moved, other = (tmp_path / f'{i}.txt' for i in range(3))
+  there.write_text('[PAD]')
+  moved.write_text('[PAD]')
+  other.write_text('[UNK]')
+  workdir = tmp_path / 'run'
+  with_vocabulary = lambda p: tiny.diffusion(task={'vocab_file': str(p)})
+  checkpoint.write_config(workdir, with_vocabulary(there))
+  same_model.check_workdir(workdir, with_vocabulary(moved))
+  with pytest.raises(UserError, match='task.vocabulary'):
+    same_model.check_workdir(workdir, with_vocabulary(other))
+  there.unlink()  # Then nobody knows, and sizes alone are compared.
+  same_model.check_workdir(workdir, with_vocabulary(other))
+
+
+def test_a_config_of_another_tool_is_told(tmp_path):
+  (tmp_path / 'config.json').write_text('{"architectures": ["Bert"]}')
+  with pytest.raises(UserError, match='was not written by a run'):
+    same_model.check_workdir(tmp_path, tiny.diffusion())
