@@ -9,7 +9,14 @@ import ml_collections
 from ml_collections.config_dict import placeholder
 
 # "linear" as the release means it: evenly spaced square roots of betas.
-_SCHEDULE = dict(kind='linear', num_timesteps=1000, start=0.0015, end=0.0195)
+_SCHEDULE = dict(
+  kind='linear',
+  num_timesteps=1000,
+  start=0.0015,
+  end=0.0195,
+  cosine_s=8e-3,
+  zero_terminal_snr=False,
+)
 
 
 def _section(defaults: dict, given: dict) -> ml_collections.ConfigDict:
@@ -103,7 +110,41 @@ def autoencoder(name: str, **fields) -> dict:
     out_channels=3,
     attention_backend=placeholder(str),
     remat=False,
+    tanh_out=False,
   ) | dict(fields)
+
+
+def make_task(name: str, **fields) -> dict:
+  """The `task` section; a row's file gives widths and numbers of classes."""
+  tokens = dict(
+    num_heads=8,
+    head_width=64,
+    dropout=0.0,
+    attention_backend=placeholder(str),
+  )
+  text = tokens | dict(
+    vocab_file=placeholder(str),  # a BERT vocab.txt
+    vocab_size=30_522,
+    length=77,
+    special_tokens=(101, 102, 0),  # [CLS], [SEP] and [PAD]
+  )
+  defaults = dict(
+    class_label={},
+    inpainting=dict(masks='lama_256', latent_scale=1.0),
+    inpainting_text=text | dict(masks='lama_256'),
+    layout=tokens
+    | dict(
+      vocab_size=8192,
+      length=92,
+      crop_tokens=True,
+      num_classes=placeholder(int),  # as many as the vocabulary has ids
+    ),
+    semantic=dict(channels=3, stages=2, ignore_index=255),
+    super_resolution=dict(factor=4, degradation='bicubic'),
+    text=text,
+    unconditional={},
+  )
+  return dict(name=name) | defaults[name] | fields
 
 
 def first_stage(
@@ -166,7 +207,7 @@ def diffusion(
   if scale_factor is not None:
     config.scale_factor = scale_factor
   config.scale_batches = 8
-  config.task = task
+  config.task = make_task(**task)
   config.null_prob = null_prob
   unet_defaults = dict(
     # The latent's channels; the identity's are the image's.
@@ -175,9 +216,7 @@ def diffusion(
     transformer_depth=1,
   )
   config.unet = _section(_blocks() | unet_defaults, unet)
-  config.schedule = _section(
-    _SCHEDULE | dict(zero_terminal_snr=False), schedule or {}
-  )
+  config.schedule = _section(_SCHEDULE, schedule or {})
   loss_defaults = dict(
     prediction='eps',
     kind='l2',

@@ -12,7 +12,7 @@ from configs import common, text_scenes
 
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
-  config.task = dict(name='inpainting', masks='lama_256')
+  config.task = common.make_task('inpainting', masks='lama_256')
   config.unet.attention = 'self'
   config.num_steps = 1200
   config.sampling.guidance = 1.0

@@ -13,8 +13,8 @@ from configs import common, text_scenes
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
   # A grid of 32 x 32 corners; three objects and the crop.
-  config.task = dict(
-    name='layout',
+  config.task = common.make_task(
+    'layout',
     width=64,
     depth=2,
     vocab_size=1025,

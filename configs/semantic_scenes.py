@@ -13,7 +13,9 @@ from configs import common, text_scenes
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
   # Eight channels keep 41 classes apart when a cell has two of them.
-  config.task = dict(name='semantic', num_classes=41, channels=8, stages=2)
+  config.task = common.make_task(
+    'semantic', num_classes=41, channels=8, stages=2
+  )
   config.unet.attention = 'self'
   config.num_steps = 1200
   return common.select(config, variant)

@@ -14,7 +14,9 @@ from configs import common, text_scenes
 
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
-  config.task = dict(name='super_resolution', factor=4, degradation='bicubic')
+  config.task = common.make_task(
+    'super_resolution', factor=4, degradation='bicubic'
+  )
   config.unet.attention = 'self'
   config.num_steps = 1200
   config.sampling.guidance = 1.0

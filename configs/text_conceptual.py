@@ -10,8 +10,6 @@ metadata.jsonl with captions; BERT is bert-base-uncased's vocab.txt. The number
 of steps is not told; 500k is ours.
 """
 
-from ml_collections.config_dict import placeholder
-
 from configs import common
 from configs.first_stage import vq_f4
 
@@ -19,7 +17,7 @@ from configs.first_stage import vq_f4
 def get_config(variant: str = ''):
   config = common.diffusion(
     first_stage=vq_f4.get_model(),
-    task=dict(name='text', width=640, depth=32, vocab_file=placeholder(str)),
+    task=dict(name='text', width=640, depth=32),
     unet=dict(
       channels=192,
       multipliers=(1, 2, 3, 5),

@@ -11,8 +11,6 @@ IMAGES holds metadata.jsonl with captions; BERT is bert-base-uncased's
 vocab.txt. The share of dropped captions is not told; 0.1 is ours.
 """
 
-from ml_collections.config_dict import placeholder
-
 from configs import common
 from configs.first_stage import kl_f8
 
@@ -20,7 +18,7 @@ from configs.first_stage import kl_f8
 def get_config(variant: str = ''):
   config = common.diffusion(
     first_stage=kl_f8.get_model(),
-    task=dict(name='text', width=1280, depth=32, vocab_file=placeholder(str)),
+    task=dict(name='text', width=1280, depth=32),
     null_prob=0.1,
     unet=dict(
       channels=320,

@@ -12,7 +12,7 @@ from configs import common, text_scenes
 
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
-  config.task = dict(name='unconditional')
+  config.task = common.make_task('unconditional')
   config.null_prob, config.sampling.guidance = 0.0, 1.0
   config.unet.attention = 'self'
   return common.select(config, variant)

@@ -7,6 +7,7 @@ columns of the paper's Tables 12 to 15 at their printed settings.
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import math
 import pathlib
@@ -18,13 +19,16 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import config_dict
 
-from ldm_jax import build
+from configs import common
+from ldm_jax import build, sections
 from ldm_jax.data.spec import DataSpec
+from ldm_jax.diffusion import schedule as schedules
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.first_stage.losses import LossSpec as FirstStageLossSpec
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.unet import UNet
 from ldm_jax.parts import MeshSpec, SamplingSpec, TopLevel
+from ldm_jax.tasks import TASKS
 from ldm_jax.training.optim import OptimSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -369,6 +373,40 @@ def test_sections_hold_every_key_that_can_be_set():
     )
     fields = {field.name for field in dataclasses.fields(kind)} - hidden
     assert section.keys() - {'name'} == fields, kind
+
+
+TASK_CONFIGS = {
+  'class_label': 'class_imagenet',
+  'inpainting': 'inpainting_places',
+  'inpainting_text': 'inpainting_text_scenes',
+  'layout': 'layout_coco',
+  'semantic': 'semantic_landscapes',
+  'super_resolution': 'super_resolution_imagenet',
+  'text': 'text_laion',
+  'unconditional': 'unconditional_churches',
+}
+
+
+@pytest.mark.parametrize('name', TASK_CONFIGS)
+def test_tasks_hold_every_key_with_the_default_of_what_it_builds(name):
+  section = get(f'configs/{TASK_CONFIGS[name]}')['task']
+  fields = {
+    key: field
+    for kind in TASKS[name]
+    for key, field in sections.fields_of(kind).items()
+    if key != 'dtype'
+  }
+  assert section.keys() == {'name', *fields} and section['name'] == name
+  defaults = config_dict.ConfigDict(common.make_task(name)).to_dict()
+  for key, value in defaults.items():
+    # A placeholder leaves a field its own default.
+    assert key == 'name' or value in (None, fields[key].default), key
+
+
+def test_a_schedule_holds_every_key():
+  known = inspect.signature(schedules.make).parameters
+  for name in ('configs/unconditional_churches', 'configs/classifier_scenes'):
+    assert get(name)['schedule'].keys() == known.keys()
 
 
 def test_two_configs_never_share_a_section():
