@@ -62,7 +62,9 @@ _LENIENT = cli.boolean(
 _TOKENIZER = cli.string(
   'tokenizer', None, "import: a folder with a text model's tokenizer."
 )
-_FORMAT = cli.string('format', None, 'export: what to write.')
+_FORMAT = cli.string(
+  'format', None, 'export: compvis, diffusers, safetensors or stablehlo.'
+)
 _OUT = cli.string('out', None, 'export: the folder to write.')
 # Of --format=stablehlo, as sample.py has them.
 _STEPS = cli.integer('steps', 50, 'Sampling steps.')

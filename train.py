@@ -7,7 +7,7 @@
 Started again with the same --workdir, it goes on where it stopped. Told to
 stop (SIGTERM or Ctrl-C), it saves at the next step and exits with 75. Other
 exit codes: 0 done, 1 failed, 2 a mistake, 70 stood still; see
-docs/reliability.md.
+docs/launch.md.
 """
 
 import sys

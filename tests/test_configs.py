@@ -339,6 +339,14 @@ def test_opens_with_its_command(name):
     assert ('--config.first_stage_from=' in doc) == trained
 
 
+def test_the_readme_lists_every_config_with_its_first_line():
+  readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+  # A bar would end a cell.
+  says = lambda f: module_of(f).__doc__.splitlines()[0].replace('|Z|', 'Z')
+  rows = {f'| `{f}.py` | {says(f)} |' for f in FILES}
+  assert not rows - set(readme.splitlines())
+
+
 @pytest.mark.parametrize('name', FILES)
 def test_is_short(name):
   text = (ROOT / f'{name}.py').read_text(encoding='utf-8')
