@@ -11,14 +11,16 @@ Writes report.json and report.html; docs/evaluation.md says what the numbers
 mean. A killed evaluation, started again, goes on.
 """
 
-from ldm_jax import cli
+from absl import flags
+
+from ldm_jax import cli, sampling_flags
 from ldm_jax.evaluation import protocols
 from ldm_jax.measuring import evaluate, sweep
-from ldm_jax.measuring.generate import Settings
 from ldm_jax.measuring.session import NAMES, Options
 from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 
+flags.adopt_module_key_flags(sampling_flags)
 _WORKDIR = cli.string('workdir', None, 'A run.')
 _STEP = cli.integer('step', None, 'Checkpoint; the newest if unset.')
 _SAMPLES = cli.string(
@@ -52,16 +54,13 @@ _CACHE = cli.string('cache', None, 'Folder of the statistics of references.')
 _SAVE_NPZ = cli.string(
   'save_npz', None, "Write samples and statistics in ADM's format."
 )
-_NUM = cli.integer('num', None, 'Images to draw, or to reconstruct; 1000.')
+_NUM = cli.integer(
+  'num', None, 'Images to draw, or to reconstruct; 1000.', lower_bound=1
+)
 _INPUTS = cli.string(
   'inputs', None, "Conditions: a split of the run's data, or 'balanced'."
 )
-_BATCH = cli.integer('batch_size', 50, 'Images at once.')
-_STEPS = cli.integer('steps', 50, 'Sampling steps.')
-_SAMPLER = cli.string('sampler', 'ddim', 'The solver.')
-_SPACING = cli.string('spacing', 'leading', 'Of the timesteps.')
-_ETA = cli.number('eta', 0.0, '0 deterministic, 1 ancestral.')
-_GUIDANCE = cli.number('guidance', 1.0, 'Classifier-free scale.')
+_BATCH = cli.integer('batch_size', 50, 'Images at once.', lower_bound=1)
 _SEED = cli.integer('seed', 0, 'Decides all noise.')
 _SWEEP = {
   'steps': (
@@ -102,14 +101,8 @@ def options_of_flags() -> Options:
     cache=_CACHE.value or '',
     out=_OUT.value or '',
     save_npz=_SAVE_NPZ.value or '',
-    settings=Settings(
-      steps=_STEPS.value,
-      sampler=_SAMPLER.value,
-      spacing=_SPACING.value,
-      eta=_ETA.value,
-      guidance=_GUIDANCE.value,
-      seed=_SEED.value,
-    ),
+    settings=sampling_flags.settings(),
+    seed=_SEED.value,
     protocol=protocol,
   )
 
@@ -118,15 +111,11 @@ def grid_of_flags() -> sweep.Grid | None:
   """The sweep, if there is one; what it does not vary is as in --steps..."""
   if not any(flag.value for flag, _ in _SWEEP.values()):
     return None
-  single = {
-    'steps': _STEPS.value,
-    'eta': _ETA.value,
-    'guidance': _GUIDANCE.value,
-  }
+  single = sampling_flags.settings()
   values = {}
   for name, (flag, kind) in _SWEEP.items():
     try:
-      values[name] = [kind(v) for v in flag.value or [single[name]]]
+      values[name] = [kind(v) for v in flag.value or [getattr(single, name)]]
     except ValueError as error:
       raise UserError(
         f'--sweep_{name}={",".join(flag.value)} must be numbers: {error}.'

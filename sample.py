@@ -15,57 +15,26 @@ import numpy as np
 from absl import flags
 
 import ldm_jax
-from ldm_jax import cli, guides
+from ldm_jax import cli, guides, sampling_flags
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.evaluation.gallery import Gallery
-from ldm_jax.pipeline import Settings
+from ldm_jax.splits import open_split
 from ldm_jax.types import UserError
 
+flags.adopt_module_key_flags(sampling_flags)
 _WORKDIR = cli.string('workdir', None, 'A run.')
 _OUT = cli.string('out', None, 'The folder to write.')
 _STEP = cli.integer('step', None, 'Checkpoint; the newest if unset.')
 _NUM = cli.integer(
-  'num', None, 'Number of images; 16, or as many as files are given.'
-)
-_STEPS = cli.integer('steps', 50, 'Sampling steps.')
-_SAMPLER = cli.string(
-  'sampler',
-  'ddim',
-  'ddim, ddpm, plms, dpmpp_2m, dpmpp_2m_sde, unipc, euler, euler_ancestral or '
-  'heun; see docs/sampling.md.',
-)
-_SPACING = cli.string(
-  'spacing',
-  '',
-  "Timesteps: leading, trailing, compvis, karras or log_snr; the sampler's own "
-  'if unset.',
-)
-_ETA = cli.number(
-  'eta', 0.0, 'Of the sampler ddim: 0 deterministic, 1 ancestral.'
-)
-_GUIDANCE = cli.number(
-  'guidance', 1.0, 'Classifier-free scale; 1 is the conditional model.'
-)
-_GUIDANCE_INTERVAL = cli.strings(
-  'guidance_interval', None, 'LOW,HIGH timesteps; guidance is 1 outside.'
-)
-_GUIDANCE_RESCALE = cli.number(
-  'guidance_rescale',
-  0.0,
-  'How far, from 0 to 1, guided predictions get the spread of unguided ones.',
-)
-_THRESHOLD = cli.number(
-  'threshold', 0.0, 'Quantile of dynamic thresholding, such as 0.995; 0: none.'
-)
-_THRESHOLD_RANGE = cli.number(
-  'threshold_range',
-  0.0,
-  'Where thresholded data ends; needed for latents, 1 for pixels.',
+  'num',
+  None,
+  'Number of images; 16, or as many as files are given.',
+  lower_bound=1,
 )
 _SEED = cli.integer('seed', 0, 'Decides all noise.')
 _SIZE = cli.string('size', None, 'HEIGHTxWIDTH in pixels.')
-_BATCH = cli.integer('batch_size', 64, 'Images at once.')
+_BATCH = cli.integer('batch_size', 64, 'Images at once.', lower_bound=1)
 _METADATA = cli.boolean(
   'metadata', True, 'Write seed, settings and condition into the PNGs.'
 )
@@ -128,8 +97,6 @@ _TARGET_LPIPS = cli.string(
 OF_ALL = ('image', 'mask')
 # Labels that the gallery tells; the rest is in pictures.
 TOLD = ('text', 'label', 'boxes', 'box_labels')
-# Settings that it tells even where they are 0.
-ALWAYS_TOLD = ('seed', 'eta')
 
 
 def main() -> int:
@@ -138,22 +105,21 @@ def main() -> int:
       raise UserError(f'--{name} is missing.')
   ldm = ldm_jax.load(_WORKDIR.value, _STEP.value)
   size = cli.size(_SIZE.value)
-  settings = settings_of_flags()
+  ldm.parts.check_draws()
+  settings, others = sampling_flags.settings(), others_of_flags()
   num, shown, inputs = task_inputs(ldm, size)
-  how = {
-    'seed': _SEED.value,
-    **dataclasses.asdict(settings),
-    **others_of_flags(),
-  }
   batches = ldm.sample_batches(
     num,
     size=size,
     batch_size=_BATCH.value,
     guides=guides_of_flags(ldm, num, size),
-    **how,
+    seed=_SEED.value,
+    **dataclasses.asdict(settings),
+    **others,
     **inputs,
   )
-  told = {k: v for k, v in how.items() if v or k in ALWAYS_TOLD}
+  told = {'seed': _SEED.value, **settings.about()}
+  told |= {k: v for k, v in others.items() if v is not None}
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
   for images in batches:
@@ -166,28 +132,6 @@ def main() -> int:
     print(f'{done}/{num} images, {rate:.2f} images/s, compiling included')
   print(f'Gallery: {gallery.close()}')
   return 0
-
-
-def settings_of_flags() -> Settings:
-  interval = _GUIDANCE_INTERVAL.value
-  try:
-    interval = interval and tuple(float(t) for t in interval)
-  except ValueError:
-    raise UserError(
-      f'--guidance_interval={",".join(interval)} must be two timesteps, such '
-      'as 100,700.'
-    ) from None
-  return Settings(
-    steps=_STEPS.value,
-    sampler=_SAMPLER.value,
-    eta=_ETA.value,
-    guidance=_GUIDANCE.value,
-    spacing=_SPACING.value,
-    guidance_interval=interval or None,
-    guidance_rescale=_GUIDANCE_RESCALE.value,
-    threshold=_THRESHOLD.value,
-    threshold_range=_THRESHOLD_RANGE.value,
-  )
 
 
 def others_of_flags() -> dict:
@@ -261,7 +205,7 @@ def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
     if given:
       raise UserError(f'--inputs and {next(iter(given))!r} exclude each other.')
     num, spec = _NUM.value or 16, ldm.parts.data
-    source = sources.open_source(spec, _INPUTS.value)
+    source = open_split(spec, _INPUTS.value, '--inputs')
     told, inputs = files.conditions(
       source, ldm.parts.prepare, spec, num, _SEED.value
     )

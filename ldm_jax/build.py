@@ -75,7 +75,7 @@ def parts(config: Mapping[str, Any]) -> Parts:
       f'stage={top.stage!r}; allowed: {", ".join(map(repr, _STAGES))}.'
     )
   built = _STAGES[top.stage](top, dtype, shared)
-  built.latent_shape_of(built.data.size, built.data.size)  # Checks the size.
+  built.sampled_shape(built.data.size, built.data.size)  # Checks the size.
   enough = getattr(built.prepare, 'latent_is_enough', False)
   if built.cached and not (enough and built.on_latents):
     raise UserError(
@@ -115,7 +115,7 @@ def _diffusion_parts(top: TopLevel, dtype, shared) -> Parts:
     model=LatentDiffusion(
       unet=sections.construct('unet', UNet, top.unet, dtype=dtype),
       conditioner=conditioner,
-      null_prob=top.null_prob,
+      null_prob=top.null_prob or 0.0,
       logvar_timesteps=(schedule.num_timesteps if loss.learn_logvar else 0),
       logvar_init=loss.logvar_init,
     ),

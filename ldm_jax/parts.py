@@ -7,6 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 from ldm_jax.data.spec import DataSpec
+from ldm_jax.diffusion import windows
 from ldm_jax.diffusion.loss import LossSpec as DiffusionLossSpec
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.diffusion.settings import Settings
@@ -22,7 +23,7 @@ from ldm_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class TopLevel:
-  """The keys of a config, and its sections; see the README's table."""
+  """The keys of a config, and its sections; see configs/common.py."""
 
   stage: str
   num_steps: int
@@ -51,7 +52,7 @@ class TopLevel:
   scale_factor: float = 0.0  # 0: estimated over scale_batches batches
   scale_batches: int = 8
   task: dict = dataclasses.field(default_factory=dict)
-  null_prob: float = 0.0
+  null_prob: float | None = None  # None: 0, or a release that does not say
   unet: dict = dataclasses.field(default_factory=dict)
   schedule: dict = dataclasses.field(default_factory=dict)
   ema_decay: float = 0.9999
@@ -125,26 +126,65 @@ class Parts:
     f = self.first_stage.downsampling
     if height % f or width % f:
       raise UserError(
-        f"size {height}x{width} does not divide by the first stage's f={f}."
+        f"size {height}x{width} does not divide by the first stage's f={f}; "
+        f'{self._nearest(height, width)}.'
       )
     return height // f, width // f, self.first_stage.latent_channels
 
   @property
   def latent_multiple(self) -> int:
     """What the U-Net's levels divide a latent's sides by."""
+    if self.model is None:
+      return 1
     return 2 ** (len(self.model.unet.multipliers) - 1)
 
   def sampled_shape(self, height: int, width: int) -> tuple[int, int, int]:
     """(h, w, c) of an image's latent that the U-Net can take; UserError."""
     h, w, c = self.latent_shape_of(height, width)
-    multiple = self.latent_multiple
-    if h % multiple or w % multiple:
-      unit = multiple * self.first_stage.downsampling
-      raise UserError(
-        f'size {height}x{width}: its latent of {h}x{w} does not halve as the '
-        f"U-Net's levels do; take multiples of {unit} pixels."
-      )
+    self.check_latent(h, w)
     return h, w, c
+
+  def check_latent(self, h: int, w: int) -> None:
+    """Raises UserError for a latent that does not halve as the U-Net does."""
+    if h % self.latent_multiple or w % self.latent_multiple:
+      f = self.first_stage.downsampling
+      raise UserError(
+        f'size {h * f}x{w * f}: its latent of {h}x{w} does not halve as the '
+        f"U-Net's levels do; {self._nearest(h * f, w * f)}."
+      )
+
+  def _nearest(self, height: int, width: int) -> str:
+    """The sizes around this one that can be drawn, in words."""
+    unit = self.first_stage.downsampling * self.latent_multiple
+    below = [max(side // unit, 1) * unit for side in (height, width)]
+    above = [-(-side // unit) * unit for side in (height, width)]
+    sizes = sorted({tuple(below), tuple(above)})
+    sizes = ' or '.join(f'{h}x{w}' for h, w in sizes)
+    return (
+      f'take multiples of {unit} pixels, such as {sizes} (--size; of a config, '
+      'data.size)'
+    )
+
+  def window(self, size: int | None, overlap: int | None):
+    """(size, overlap) in latents of windows given in pixels; UserError."""
+    if size is None:
+      return None
+    f = self.first_stage.downsampling
+    return windows.in_latents(size, overlap, f, self.latent_multiple)
+
+  def check_draws(self) -> None:
+    """Raises UserError where there is no diffusion model to draw with."""
+    if self.classifier is not None:
+      raise UserError(
+        'This workdir holds a classifier: give it to sample.py as --classifier '
+        'and the run that it is to guide as --workdir.'
+      )
+    if self.model is None:
+      raise UserError(
+        'This workdir holds a first stage alone: it can encode and decode. '
+        'Train a diffusion model on it with '
+        '--config.first_stage_from=<this workdir>.'
+      )
 
   def blank_batch(self, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros in the shapes of training."""

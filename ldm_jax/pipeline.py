@@ -16,14 +16,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax import build, edits, task_inputs
-from ldm_jax.diffusion import sampling, windows
+from ldm_jax.diffusion import sampling
 from ldm_jax.diffusion.gradient_guidance import Guide
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.first_stage.codec import TiledCodec, to_uint8
 from ldm_jax.first_stage.tiles import Tiles
 from ldm_jax.nn import conv
 from ldm_jax.parts import Parts
-from ldm_jax.programs import Extras, Programs
+from ldm_jax.programs import Extras, Programs, Request
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
 
@@ -120,12 +120,12 @@ class LatentDiffusionPipeline:
 
   def condition(self, batch: Mapping[str, Any]) -> Conditioning:
     """What the U-Net is told of a batch: strings or tokens, labels, images."""
-    self._need_model()
+    self.parts.check_draws()
     return self._condition(self._weights, self._frozen, self._arrays(batch))
 
   def null_condition(self, batch: Mapping[str, Any]) -> Conditioning:
     """What it is told when the condition of such a batch is dropped."""
-    self._need_model()
+    self.parts.check_draws()
     return self._null(self._weights, self._frozen, self._arrays(batch))
 
   def denoise(self, z_t: Array, t: Array, cond: Conditioning) -> Array:
@@ -133,8 +133,8 @@ class LatentDiffusionPipeline:
 
     Networks that predict v or x0 answer in eps too.
     """
-    self._need_model()
-    z_t = self._place(z_t)
+    self.parts.check_draws()
+    z_t = self._latents(z_t)
     t = jnp.broadcast_to(self._place(t), z_t.shape[:1])
     return self._denoise(self._weights, z_t, t, self._place(cond))
 
@@ -165,14 +165,22 @@ class LatentDiffusionPipeline:
     Raises:
       UserError: an unknown sampler or spacing, or guidance without a null.
     """
-    self._need_model()
+    self.parts.check_draws()
     settings, unknown = Settings.split(settings)
     if unknown:
       raise UserError(
         f'{next(iter(unknown))!r} is no setting of sampling; there are: '
         f'{", ".join(Settings.__dataclass_fields__)}.'
       )
-    noise = self._place(noise)
+    task_inputs.check_guidance(self.parts, settings.guidance)
+    if settings.guidance == 1:
+      null = None
+    elif null is None:
+      raise UserError(
+        f'guidance={settings.guidance} needs null, the condition dropped: pass '
+        'null=ldm.null_condition(batch), or guidance=1.'
+      )
+    noise = self._latents(noise)
     num = noise.shape[0]
     return self._sample_latents(
       self._weights,
@@ -181,7 +189,7 @@ class LatentDiffusionPipeline:
       noise,
       sampling.image_keys(seed, first, num),
       self._place(cond),
-      self._null_for(settings.guidance, null),
+      self._place(null),
       Extras(guides=self._place(tuple(g.for_images(num) for g in guides))),
     )
 
@@ -218,7 +226,7 @@ class LatentDiffusionPipeline:
     window_overlap: int | None = None,
     **given,
   ) -> Iterator[np.ndarray]:
-    """As `sample`, a batch at a time.
+    """As `sample`, a batch at a time; mistakes are found before the first.
 
     Args:
       num: how many images.
@@ -244,48 +252,37 @@ class LatentDiffusionPipeline:
     Raises:
       UserError: an input that the task lacks or does not know.
     """
+    self.parts.check_draws()
     settings, given = Settings.split(given)
-    self._need_model()
     if num < 1 or batch_size < 1:
       raise UserError(f'num={num} and batch_size={batch_size}: at least 1.')
+    task_inputs.check_guidance(self.parts, settings.guidance)
     edit, given = edits.split(
       num, given, task_inputs.keys(self.parts), strength, outpaint
     )
     inputs = self.inputs(num, given)
     drawn = task_inputs.drawn_size(self.parts, size, inputs, edit and edit.size)
     inputs['batch'] = np.zeros(num)  # Something to count examples by.
-    shape = self.parts.sampled_shape(*drawn)
-    plan = self._plan(settings, edit.strength if edit else 1.0)
-    extras = Extras(
-      guides=tuple(g.for_images(num) for g in guides),
-      window=self._window(window, window_overlap),
+    asked = Request(
+      num=num,
+      seed=seed,
+      first=first,
+      settings=settings,
+      plan=self._plan(settings, edit.strength if edit else 1.0),
+      shape=self.parts.sampled_shape(*drawn),
+      inputs=inputs,
+      extras=Extras(
+        guides=tuple(g.for_images(num) for g in guides),
+        window=self.parts.window(window, window_overlap),
+      ),
+      edit=edit,
+      tiled=TiledCodec(Tiles(self.parts.first_stage, tile)) if tile else None,
     )
-    tiled = TiledCodec(Tiles(self.parts.first_stage, tile)) if tile else None
     # Full batches of one shape: one program, and every device has work.
     devices = self.mesh.size
     batch_size = math.ceil(min(batch_size, num) / devices) * devices
-    split = lambda x: jax.device_put(x, self._split)
-    for start in range(0, num, batch_size):
-      chosen = np.minimum(np.arange(start, start + batch_size), num - 1)
-      take = lambda x, chosen=chosen: split(x[chosen])
-      these = extras.replace(
-        guides=tuple(g.taking(take) for g in extras.guides),
-        start=edit and self._start(edit, chosen, shape[:2], settings, tiled),
-      )
-      images = self._sample_images(
-        self._weights,
-        self._frozen,
-        plan,
-        split(sampling.image_keys(seed, first + start, batch_size)),
-        jax.tree.map(take, inputs),
-        these,
-        shape=shape,
-        latents=tiled is not None,
-      )
-      images = parallel.fetch(images)[: num - start]
-      if tiled:
-        images = np.asarray(to_uint8(tiled.decode(self._frozen, images)))
-      yield edit.finish(images, chosen[: len(images)]) if edit else images
+    starts = range(0, num, batch_size)
+    return (self._draw(asked, start, batch_size) for start in starts)
 
   # So that help() and completion tell all that `sample` takes.
   sample.__signature__ = inspect.signature(sample_batches).replace(
@@ -294,24 +291,45 @@ class LatentDiffusionPipeline:
 
   def inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs as numpy arrays of `num` rows; raises UserError."""
+    self.parts.check_draws()
     return task_inputs.rows(self.parts, num, given)
 
-  def _start(self, edit, chosen, size, settings, tiled):
+  def _draw(self, asked: Request, start: int, size: int) -> np.ndarray:
+    """uint8 [b H W 3]: a batch of `size` from image `start` on, or the rest."""
+    chosen = np.minimum(np.arange(start, start + size), asked.num - 1)
+    take = lambda x: jax.device_put(x[chosen], self._split)
+    keys = sampling.image_keys(asked.seed, asked.first + start, size)
+    images = self._sample_images(
+      self._weights,
+      self._frozen,
+      asked.plan,
+      jax.device_put(keys, self._split),
+      jax.tree.map(take, asked.inputs),
+      asked.extras.replace(
+        guides=tuple(g.taking(take) for g in asked.extras.guides),
+        start=asked.edit and self._start(asked, chosen),
+      ),
+      shape=asked.shape,
+      latents=asked.tiled is not None,
+    )
+    images = parallel.fetch(images)[: asked.num - start]
+    if asked.tiled:
+      images = np.asarray(to_uint8(asked.tiled.decode(self._frozen, images)))
+    if asked.edit:
+      images = asked.edit.finish(images, chosen[: len(images)])
+    return images
+
+  def _start(self, asked: Request, chosen: np.ndarray):
     """An edit's latents, a row for each of these numbers of images."""
     split = lambda x: jax.device_put(x, self._split)
-    if tiled:
-      encode = lambda image: tiled.encode(self._frozen, image)
+    if asked.tiled:
+      encode = lambda image: asked.tiled.encode(self._frozen, image)
     else:
       encode = lambda image: self._encode(self._frozen, split(image))
-    levels = settings.levels(self.parts.schedule, edit.strength)
-    start = edit.start(chosen, size, levels, encode)
+    edit = asked.edit
+    levels = asked.settings.levels(self.parts.schedule, edit.strength)
+    start = edit.start(chosen, asked.shape[:2], levels, encode)
     return start.replace(z_0=split(start.z_0), known=split(start.known))
-
-  def _window(self, window, overlap) -> tuple[int, int] | None:
-    if window is None:
-      return None
-    f = self.parts.first_stage.downsampling
-    return windows.in_latents(window, overlap, f, self.parts.latent_multiple)
 
   def _plan(self, settings: Settings, strength: float = 1.0):
     pixels = self.parts.first_stage.downsampling == 1
@@ -370,32 +388,13 @@ class LatentDiffusionPipeline:
 
   # Checks and placement.
 
-  def _need_model(self):
-    if self.parts.classifier is not None:
-      raise UserError(
-        'This workdir holds a classifier: give it to sample.py as --classifier '
-        'and the run that it is to guide as --workdir.'
-      )
-    if self.parts.model is None:
-      raise UserError(
-        'This workdir holds a first stage alone: it can encode and decode. '
-        'Train a diffusion model on it with '
-        '--config.first_stage_from=<this workdir>.'
-      )
-
-  def _null_for(self, guidance: float, null: Conditioning | None):
-    if guidance == 1.0:
-      return None
-    if null is None:
-      raise UserError(
-        f'guidance={guidance} needs null, the condition dropped: pass '
-        'null=ldm.null_condition(batch), or guidance=1.'
-      )
-    return self._place(null)
-
   def _place(self, tree: Any) -> Any:
     """Arrays of any origin, repeated on every device of the mesh."""
     return jax.device_put(jax.tree.map(jnp.asarray, tree), self._everywhere)
+
+  def _latents(self, z: Array) -> Array:
+    self.parts.check_latent(*np.shape(z)[1:3])
+    return self._place(z)
 
   def _images(self, images: Array) -> Array:
     images = self._place(images)

@@ -6,16 +6,20 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 
 import flax.struct
+import numpy as np
 
 from ldm_jax.diffusion import sampling, windows
 from ldm_jax.diffusion.editing import Start, masked
 from ldm_jax.diffusion.gradient_guidance import Guide
 from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
+from ldm_jax.diffusion.settings import Plan, Settings
 from ldm_jax.diffusion.thresholding import dynamic_threshold
-from ldm_jax.first_stage.codec import to_uint8
+from ldm_jax.edits import Edit
+from ldm_jax.first_stage.codec import TiledCodec, to_uint8
 from ldm_jax.parts import Parts
 
 
@@ -31,6 +35,22 @@ class Extras:
 
 
 NO_EXTRAS = Extras()
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What `pipeline.sample_batches` is to draw, checked."""
+
+  num: int
+  seed: int
+  first: int
+  settings: Settings
+  plan: Plan
+  shape: tuple[int, int, int]  # (h, w, c)
+  inputs: Mapping[str, np.ndarray]  # `num` rows of each
+  extras: Extras
+  edit: Edit | None
+  tiled: TiledCodec | None
 
 
 @dataclasses.dataclass(frozen=True)

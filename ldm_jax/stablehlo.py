@@ -64,12 +64,13 @@ def write(
     UserError: a first stage alone, an impossible size, or weights that are too
       large for one file.
   """
-  if ldm.parts.model is None:
-    raise UserError('This workdir holds a first stage alone: nothing to draw.')
+  ldm.parts.check_draws()
+  if batch_size < 0:
+    raise UserError(f'--batch={batch_size} must be 1 or more, or 0 for any.')
   ldm = _portable(ldm)
   _check_bytes(ldm.program[1])
   height, width = size or (ldm.parts.data.size,) * 2
-  shape = ldm.parts.latent_shape_of(height, width)
+  shape = ldm.parts.sampled_shape(height, width)
   specs, about = _inputs(ldm, settings, (height, width), batch_size)
   with target.anywhere():
     exported = export.export(

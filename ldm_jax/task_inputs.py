@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from ldm_jax.parts import Parts
 from ldm_jax.types import UserError
@@ -52,6 +53,29 @@ def rows(parts: Parts, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
       )
     found[key] = value
   return found
+
+
+def check_guidance(parts: Parts, guidance: float) -> None:
+  """Raises UserError where there is no condition that could guide.
+
+  Warns where the run states that it was never trained without one.
+  """
+  if guidance == 1:
+    return
+  task = parts.config.task['name']
+  if not keys(parts):
+    raise UserError(
+      f'guidance={guidance}: task {task!r} has no condition to guide by; '
+      'leave guidance at 1.'
+    )
+  if parts.config.null_prob == 0:
+    logging.log_first_n(
+      logging.WARNING,
+      'guidance=%s: this run was trained with null_prob=0, so it never saw its '
+      'condition dropped; images guided so may be worse than without.',
+      1,
+      guidance,
+    )
 
 
 def drawn_size(

@@ -36,6 +36,7 @@ MUTATIONS = [
   ({'optim': {'schedule': 'step'}}, 'optim.schedule'),
   ({'data': {'crop': 'left'}}, "data.crop='left'"),
   ({'data': {'size': 30}}, "size 30x30 does not divide by the first stage's"),
+  ({'data': {'size': 36}}, 'latent of 9x9 does not halve'),
   ({'data': {'folder': 'x'}}, "'data.folder' is not a config key"),
   ({'dtype': 'float64'}, "dtype='float64'; allowed: float32, bfloat16"),
   ({'stage': 'gan'}, "stage='gan'; allowed"),

@@ -12,6 +12,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import evaluate
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.measuring import sweep
 from ldm_jax.types import UserError
@@ -37,6 +38,16 @@ def test_flags_become_options():
   assert options.protocol.name == 'adm'
   assert options.protocol.kid_subset_size == 100
   assert options.settings.guidance == 2.5
+
+
+def test_settings_mean_what_they_mean_when_sampling():
+  of = lambda **flags: (
+    given(evaluate.options_of_flags, samples='a', **flags).settings
+  )
+  assert of() == Settings()
+  assert of(sampler='unipc').chosen_spacing == 'log_snr'
+  found = of(guidance_interval=['1', '9'], guidance_rescale=0.5, threshold=0.9)
+  assert found.guidance_interval == (1.0, 9.0) and found.threshold == 0.9
 
 
 def test_a_sweep_varies_what_it_names():

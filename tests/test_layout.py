@@ -29,7 +29,7 @@ ALLOWED = {
   'task_inputs': {'parts', 'types'},
   'edits': {'data', 'diffusion', 'types'},
   'guides': CORE | {'build', 'interop', 'training'},
-  'programs': {'diffusion', 'first_stage', 'parts'},
+  'programs': {'diffusion', 'edits', 'first_stage', 'parts'},
   'pipeline': {
     'build',
     'diffusion',
@@ -62,13 +62,17 @@ ALLOWED = {
   'dry_run': {'build', 'run', 'training', 'types'},
   'stablehlo': {'data', 'diffusion', 'nn', 'pipeline', 'types'},
   'weights': {'build', 'interop', 'parts', 'types'},
+  'sampling_flags': {'cli', 'diffusion', 'types'},
+  'splits': {'data', 'types'},
   'measuring': {
     'data',
+    'diffusion',
     'evaluation',
     'first_stage',
     'interop',
     'pipeline',
     'run',
+    'splits',
     'training',
     'types',
     '__init__',
@@ -78,7 +82,7 @@ ALLOWED = {
 SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
   'interop', 'data', 'types', 'stablehlo', 'weights', '__init__',
-  'guides', 'measuring', 'panel', 'same_model',
+  'guides', 'measuring', 'panel', 'same_model', 'sampling_flags', 'splits',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}

@@ -31,6 +31,10 @@ def test_what_is_drawn_must_halve_as_often_as_the_unet_does():
   )
   with pytest.raises(UserError, match=f'multiples of {multiple * f} pixels'):
     found.sampled_shape(f, multiple * f)
+  with pytest.raises(UserError, match='16x32 or 24x32 .--size'):
+    found.sampled_shape(20, 32)
+  with pytest.raises(UserError, match='16x8 or 24x8 .--size'):
+    found.sampled_shape(17, 3)
 
 
 def test_a_training_batch_holds_latents_where_they_are_cached():

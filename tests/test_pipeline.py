@@ -11,7 +11,7 @@ from ldm_jax import pipeline
 from ldm_jax.diffusion import sampling
 from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.types import UserError
-from tests import tiny
+from tests import tiny, untrained
 
 PROMPTS = ['a red circle in the top left', 'a blue square in the center'] * 2
 
@@ -175,6 +175,24 @@ def test_latents_have_the_scale_of_the_checkpoint(ldm):
 def test_mistakes_are_named(ldm, settings, says):
   with pytest.raises(UserError, match=says.replace('(', r'\(')):
     draw(ldm, **settings)
+
+
+def test_mistakes_are_found_before_a_batch_is_asked_for(ldm):
+  for settings in ({'steps': 0}, {'size': (36, 32)}, {'image': 0, 'mask': 0}):
+    with pytest.raises(UserError):
+      ldm.sample_batches(4, text=PROMPTS, **settings)
+  for z in (np.zeros((1, 9, 8, 3)), np.zeros((1, 8, 7, 3))):
+    with pytest.raises(UserError, match='does not halve'):
+      ldm.denoise(z, 0, ldm.condition({'text': PROMPTS[:1]}))
+
+
+def test_there_is_no_guidance_without_a_condition():
+  ldm = untrained.unconditional()
+  with pytest.raises(UserError, match="guidance=3.0: task 'unconditional' has"):
+    ldm.sample_batches(1, guidance=3.0)
+  noise = np.zeros((1, *ldm.parts.latent_shape))
+  with pytest.raises(UserError, match='guidance=3.0'):
+    ldm.sample_latents(noise, None, guidance=3.0)
 
 
 def test_latents_need_a_null_to_be_guided_and_settings_that_there_are(ldm):

@@ -13,7 +13,7 @@ from PIL import Image
 import sample
 from ldm_jax import cli, task_inputs
 from ldm_jax.data.spec import DataSpec
-from ldm_jax.diffusion.settings import Settings
+from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
 from ldm_jax.types import UserError
 
@@ -156,17 +156,48 @@ def test_guides_of_flags(folder):
       sample.guides_of_flags(ldm, 2, None)
 
 
-def test_settings_of_flags():
+def run(workdir, out, **given):
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
-  assert sample.settings_of_flags() == Settings()
-  with flagsaver.flagsaver(
-    sampler='unipc', guidance_interval=['100', '700.5'], guidance_rescale=0.7
-  ):
-    settings = sample.settings_of_flags()
-  assert settings.sampler == 'unipc' and settings.guidance_rescale == 0.7
-  assert settings.guidance_interval == (100.0, 700.5)
-  for wrong in (['100'], ['a', 'b'], ['7', '3']):
-    with flagsaver.flagsaver(guidance_interval=wrong):
-      with pytest.raises(UserError, match='guidance_interval='):
-        sample.settings_of_flags()
+  with flagsaver.flagsaver(workdir=str(workdir), out=str(out), **given):
+    return sample.main()
+
+
+@pytest.mark.parametrize(
+  'wrong',
+  [
+    {'steps': 0},
+    {'spacing': 'even'},
+    {'eta': 2.0},
+    {'size': '30x32'},
+    {'size': '36x32'},
+    {'strength': 0.5},
+    {'mask': 'image'},
+    {'inputs': 'typo', 'prompt': None},
+    {'label': [3]},
+  ],
+)
+def test_a_mistake_leaves_the_gallery_that_was_there(wrong, text_run, tmp_path):
+  old = Gallery(tmp_path, 'Old')
+  old.add(np.zeros((8, 8, 3), np.uint8), {})
+  old.close()
+  before = sorted(p.name for p in tmp_path.iterdir())
+  if 'mask' in wrong:
+    wrong = {'mask': str(tmp_path / before[0])}
+  with pytest.raises(UserError):
+    run(text_run, tmp_path, **{'prompt': ['x'], 'num': 1, **wrong})
+  assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_a_first_stage_draws_nothing(vq_run, tmp_path):
+  for given in ({'prompt': ['x']}, {'label': [1]}, {'inputs': 'test'}, {}):
+    with pytest.raises(UserError, match='holds a first stage alone'):
+      run(vq_run, tmp_path, **given)
+
+
+@pytest.mark.parametrize('name', ['num', 'batch_size'])
+def test_no_images_are_no_request(name):
+  parse = flags.FLAGS[name].parser.parse
+  assert parse('1') == 1
+  with pytest.raises(ValueError):
+    parse('0')

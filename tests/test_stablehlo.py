@@ -168,6 +168,14 @@ def test_what_cannot_be_a_file_is_said(workdir, tmp_path, monkeypatch):
   path = str(tmp_path / 'art')
   with pytest.raises(UserError, match='does not divide'):
     stablehlo.write(ldm, path, Settings(2), size=(31, 32))
+  with pytest.raises(UserError, match='--batch=-1 must be'):
+    stablehlo.write(ldm, path, Settings(2), batch_size=-1)
+  unet = ldm.parts.model.unet.clone(multipliers=(1, 1))
+  model = ldm.parts.model.clone(unet=unet)
+  halved = dataclasses.replace(ldm.parts, model=model)
+  halved = LatentDiffusionPipeline(halved, ldm.params, ldm.scale_factor)
+  with pytest.raises(UserError, match='does not halve'):
+    stablehlo.write(halved, path, Settings(2), size=(30, 32))
   monkeypatch.setattr(stablehlo, 'MOST_BYTES', 1000)
   with pytest.raises(UserError, match='less than 2'):
     stablehlo.write(ldm, path, Settings(2))

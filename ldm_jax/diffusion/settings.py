@@ -83,6 +83,17 @@ class Settings:
     others = {k: v for k, v in given.items() if k not in names}
     return cls(**{k: v for k, v in given.items() if k in names}), others
 
+  def about(self) -> dict[str, Any]:
+    """What to tell of them: with the spacing chosen, without what is off."""
+    told = dataclasses.asdict(self) | {'spacing': self.chosen_spacing}
+    off = ('guidance_interval', 'guidance_rescale', 'threshold',
+           'threshold_range')  # fmt: skip
+    return {k: v for k, v in told.items() if v or k not in off}
+
+  @property
+  def chosen_spacing(self) -> str:
+    return self.spacing or OWN_SPACING.get(self.sampler, 'leading')
+
   def plan(
     self, schedule: Schedule, *, pixels: bool, strength: float = 1.0
   ) -> Plan:
@@ -99,8 +110,8 @@ class Settings:
 
   def levels(self, schedule: Schedule, strength: float = 1.0) -> Levels:
     """The levels visited, of a strength's share the last."""
-    spacing = self.spacing or OWN_SPACING.get(self.sampler, 'leading')
-    return shortened(levels(schedule, self.steps, spacing), strength)
+    visited = levels(schedule, self.steps, self.chosen_spacing)
+    return shortened(visited, strength)
 
   def table(self, schedule: Schedule, strength: float = 1.0) -> Steps:
     """The solver's table; raises UserError where there is none."""

@@ -41,8 +41,7 @@ def of_run(
   Raises:
     UserError: a codebook is asked for where there is none.
   """
-  if 'codebook' in names and not num_codes:
-    raise UserError('--metrics=codebook needs a VQ first stage.')
+  check_run(names, num_codes)
   usage = Usage(max(num_codes, 1))
   sides: dict[str, list[Moments | None]] = {n: [None, None] for n in networks}
 
@@ -66,6 +65,12 @@ def of_run(
   for name, (a, b) in sides.items():
     result[name] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
   return result | (usage.result() if 'codebook' in names else {})
+
+
+def check_run(names: Collection[str], num_codes: int) -> None:
+  """Raises UserError where a first stage has not what is asked for."""
+  if 'codebook' in names and not num_codes:
+    raise UserError('--metrics=codebook needs a VQ first stage.')
 
 
 def reconstructor(first_stage: nn.Module) -> Callable:
@@ -103,6 +108,15 @@ def of_sets(
   lpips_params: Params | None = None,
 ) -> dict[str, float]:
   """Metrics of two sets whose images belong together in their order."""
+  check_sets(names, originals, copies)
+  batches = zip(originals.batches(batch_size), copies.batches(batch_size))
+  return pairs.compute(names, map(_stacked, batches), lpips_params)
+
+
+def check_sets(
+  names: Collection[str], originals: ImageSet, copies: ImageSet
+) -> None:
+  """Raises UserError where two sets cannot be compared pair by pair."""
   others = [name for name in names if name not in pairs.NAMES]
   if others:
     raise UserError(f'--metrics={others[0]} needs --workdir, a run.')
@@ -111,8 +125,6 @@ def of_sets(
       f'{", ".join(names)} compare pairs, and there are {copies.count} samples '
       f'and {originals.count} references.'
     )
-  batches = zip(originals.batches(batch_size), copies.batches(batch_size))
-  return pairs.compute(names, map(_stacked, batches), lpips_params)
 
 
 def _stacked(pair) -> tuple[np.ndarray, np.ndarray]:

@@ -27,26 +27,33 @@ class Gallery:
   """Writes samples as they come; `close` adds the grid and the page."""
 
   def __init__(self, folder: str, title: str, metadata: bool = True):
-    """Raises UserError where the folder holds what is not a gallery's."""
+    """Raises UserError where the folder holds what is not a gallery's.
+
+    A gallery that is there stays until the first image of this one comes.
+    """
     self._folder = pathlib.Path(folder)
     self._title = title
     self._metadata = metadata
+    self._rows: list[dict[str, Any]] = []
     if self._folder.is_file():
       raise UserError(f'{folder} is a file; --out takes a folder.')
-    index = self._folder / INDEX
-    if index.exists():
-      for row in read_index(folder):
-        for key in ('file', 'input'):
-          if key in row:
-            (self._folder / row[key]).unlink(missing_ok=True)
+    self._before = []
+    if (self._folder / INDEX).exists():
+      self._before = read_index(folder)
     elif self._folder.exists() and any(self._folder.iterdir()):
       raise UserError(
         f'{folder} holds files that are no samples of ours; nothing is '
         'overwritten. Choose another --out.'
       )
+
+  def _begin(self) -> None:
+    """Takes the place of the gallery that was there."""
+    for row in self._before:
+      for key in ('file', 'input'):
+        if key in row:
+          (self._folder / row[key]).unlink(missing_ok=True)
     self._folder.mkdir(parents=True, exist_ok=True)
-    self._index = index.open('w', encoding='utf-8')
-    self._rows: list[dict[str, Any]] = []
+    self._index = (self._folder / INDEX).open('w', encoding='utf-8')
 
   def add(
     self,
@@ -58,6 +65,8 @@ class Gallery:
 
     `picture` is its condition's, uint8 [H W 3], to be shown beside it.
     """
+    if not self._rows:
+      self._begin()
     file = f'{len(self._rows):05d}.png'
     info = PngImagePlugin.PngInfo()
     if self._metadata:

@@ -27,18 +27,23 @@ def kid(
   Raises:
     UserError: fewer features than a subset needs.
   """
-  least = min(len(samples), len(reference))
-  if least < subset_size:
-    raise UserError(
-      f'KID needs {subset_size} images on both sides, and one has {least}; '
-      'set --kid_subset_size to fewer.'
-    )
+  check(len(samples), len(reference), subset_size)
   rng = np.random.RandomState(seed)
   draw = lambda x: np.asarray(
     x[rng.choice(len(x), subset_size, replace=False)], np.float64
   )
   found = [squared_mmd(draw(samples), draw(reference)) for _ in range(subsets)]
   return {'kid': float(np.mean(found)), 'kid_std': float(np.std(found))}
+
+
+def check(samples: int, reference: int, subset_size: int) -> None:
+  """Raises UserError where one side has fewer images than a subset needs."""
+  least = min(samples, reference)
+  if least < subset_size:
+    raise UserError(
+      f'KID needs {subset_size} images on both sides, and one has {least}; '
+      'set --kid_subset_size to fewer.'
+    )
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:

@@ -57,10 +57,15 @@ def density_coverage(
   }
 
 
+def check(count: int, k: int) -> None:
+  """Raises UserError where so few images have no k-th neighbour."""
+  if count <= k:
+    raise UserError(f'{count} images have no neighbour number {k}.')
+
+
 def radii(features: np.ndarray, k: int, half: bool = False) -> np.ndarray:
   """Squared distance of each of [N D] to its k-th neighbour: [N]."""
-  if len(features) <= k:
-    raise UserError(f'{len(features)} images have no neighbour number {k}.')
+  check(len(features), k)
   # The nearest of all is the feature itself.
   return _reduce(features, features, _smallest(k + 1), half=half)[:, -1]
 

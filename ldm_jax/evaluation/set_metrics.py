@@ -14,13 +14,15 @@ from ldm_jax.types import UserError
 class Metric(NamedTuple):
   """What a metric needs of both sets, and how it comes of them.
 
-  `rows` are needed of the samples, and but for IS of the reference.
+  `rows` are needed of the samples, and but for IS of the reference. `check`
+  is given the number of samples and of references, and raises UserError.
   """
 
   compute: Callable[[Statistics, Statistics | None, Protocol], dict]
   moments: tuple[str, ...] = ()
   rows: tuple[str, ...] = ()
   reference: bool = True
+  check: Callable[[int, int, Protocol], None] = lambda *counts: None
 
 
 def _frechet(name, features):
@@ -42,6 +44,10 @@ def _kid(samples, reference, protocol):
   )
 
 
+def _check_kid(samples, reference, protocol):
+  kid.check(samples, reference, protocol.kid_subset_size)
+
+
 def _inception_score(samples, reference, protocol):
   del reference
   return scores.inception_score(
@@ -61,19 +67,32 @@ def _precision_recall(samples, reference, protocol):
   return found
 
 
+def _check_precision_recall(samples, reference, protocol):
+  manifold.check(min(samples, reference), protocol.pr_k)
+
+
 def _density_coverage(samples, reference, protocol):
   pair = reference.rows['pool'], samples.rows['pool']
   return manifold.density_coverage(*pair, k=protocol.dc_k)
+
+
+def _check_density_coverage(samples, reference, protocol):
+  del samples
+  manifold.check(reference, protocol.dc_k)
 
 
 # Under Inception.
 METRICS = {
   'fid': Metric(_frechet('fid', 'pool'), moments=('pool',)),
   'sfid': Metric(_frechet('sfid', 'spatial'), moments=('spatial',)),
-  'kid': Metric(_kid, rows=('pool',)),
+  'kid': Metric(_kid, rows=('pool',), check=_check_kid),
   'is': Metric(_inception_score, rows=('logits',), reference=False),
-  'pr': Metric(_precision_recall, rows=('pool',)),
-  'dc': Metric(_density_coverage, rows=('pool',)),
+  'pr': Metric(
+    _precision_recall, rows=('pool',), check=_check_precision_recall
+  ),
+  'dc': Metric(
+    _density_coverage, rows=('pool',), check=_check_density_coverage
+  ),
 }
 # Under the random network, which needs no file.
 RANDOM = {

@@ -20,6 +20,7 @@ _SHOWN = 64  # Samples in the report's picture.
 def run(options: Options, say=print) -> dict[str, Any]:
   """Measures, and writes the report; returns it."""
   session = Session(options, say)
+  session.check(options.settings)
   begin = time.time()
   metrics, pictures = {}, {}
   of_samples = [name for name in session.metrics if name not in RECONSTRUCTION]
@@ -91,7 +92,8 @@ def about(session: Session) -> dict[str, Any]:
       found[name] = {'name': images.name, 'count': images.count}
   if 'samples' in opened and not options.samples:
     found['drawn_with'] = {
-      **dataclasses.asdict(options.settings),
+      **options.settings.about(),
+      'seed': options.seed,
       'conditions': session.conditions.split or 'none',
     }
   for name in ('inception', 'random'):

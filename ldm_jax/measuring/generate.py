@@ -4,40 +4,32 @@ import dataclasses
 import functools
 import hashlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from ldm_jax.data import given, sources
+from ldm_jax.data import given
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.pipeline import LatentDiffusionPipeline
+from ldm_jax.splits import open_split
 from ldm_jax.types import UserError
 
 BALANCED = 'balanced'  # Classes in turn, in place of a split's labels.
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """How images are drawn; equal settings draw equal images."""
-
-  steps: int = 50
-  sampler: str = 'ddim'
-  spacing: str = 'leading'
-  eta: float = 0.0
-  guidance: float = 1.0
-  seed: int = 0
 
 
 class Conditions:
   """What image k is drawn from, for any k: a split's examples, in turn.
 
   Attributes:
-    told: what `of` tells of each image: 'text', 'label', ...
+    split: whose they are; '' where there are none.
+    seed: of what a split's conditions are drawn with, and of the images.
   """
 
   def __init__(self, ldm: LatentDiffusionPipeline, split: str, seed: int):
-    self._ldm, self._seed = ldm, seed
+    self._ldm, self.seed = ldm, seed
     blank = ldm.parts.prepare.blank(ldm.parts.data.size)
     balanced = set(blank) == {'label'}
     self.split = split or (BALANCED if balanced else ldm.parts.data.eval_split)
@@ -51,7 +43,7 @@ class Conditions:
 
   @functools.cached_property
   def _source(self):
-    return sources.open_source(self._ldm.parts.data, self.split)
+    return open_split(self._ldm.parts.data, self.split, '--inputs')
 
   def of(
     self, first: int, num: int
@@ -62,12 +54,12 @@ class Conditions:
     if self.split == BALANCED:
       config = self._ldm.config
       # The last row of the table is the null, where there is one.
-      classes = config.task['num_classes'] - (config.null_prob > 0)
+      classes = config.task['num_classes'] - bool(config.null_prob)
       labels = (first + np.arange(num)) % classes
       return {'label': labels.tolist()}, {'label': labels.astype(np.int32)}
     parts = self._ldm.parts
     return given.conditions(
-      self._source, parts.prepare, parts.data, num, self._seed, first
+      self._source, parts.prepare, parts.data, num, self.seed, first
     )
 
 
@@ -78,6 +70,28 @@ def weights_digest(ldm: LatentDiffusionPipeline) -> str:
     found.update(jax.tree_util.keystr(path).encode())
     found.update(np.ascontiguousarray(leaf).tobytes())
   return found.hexdigest()[:16]
+
+
+def batch(
+  ldm: LatentDiffusionPipeline,
+  settings: Settings,
+  conditions: Conditions,
+  first: int,
+  num: int,
+) -> Iterator[np.ndarray]:
+  """Images `first` and on, as one batch, checked now and drawn when asked for.
+
+  Raises:
+    UserError: settings or conditions of which nothing can be drawn.
+  """
+  return ldm.sample_batches(
+    num,
+    first=first,
+    batch_size=num,
+    seed=conditions.seed,
+    **dataclasses.asdict(settings),
+    **conditions.of(first, num)[1],
+  )
 
 
 def draw(
@@ -99,8 +113,10 @@ def draw(
     the shards, and {'drawn', 'seconds', 'images_per_second'}: of the batches
     after the first, which compiles.
   """
+  batch(ldm, settings, conditions, 0, 1)  # Before a folder is begun.
   about = {
-    **dataclasses.asdict(settings),
+    **settings.about(),
+    'seed': conditions.seed,
     'inputs': conditions.split,
     'size': ldm.parts.data.size,
     'weights': weights_digest(ldm),
@@ -111,15 +127,9 @@ def draw(
     say(f'{folder}: going on; {len(missing)} of its shards are missing.')
   begin, seconds, drawn = time.monotonic(), 0.0, 0
   for done, first in enumerate(missing, 1):
-    _, inputs = conditions.of(first, batch_size)
+    coming = batch(ldm, settings, conditions, first, batch_size)
     start = time.monotonic()
-    images = ldm.sample(
-      batch_size,
-      first=first,
-      batch_size=batch_size,
-      **dataclasses.asdict(settings),
-      **inputs,
-    )
+    images = np.concatenate(list(coming))
     if done > 1:
       seconds += time.monotonic() - start
       drawn += batch_size

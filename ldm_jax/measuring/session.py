@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import ldm_jax
-from ldm_jax.data import sources
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import (
   first_stage_metrics,
   gallery,
@@ -33,6 +33,7 @@ from ldm_jax.evaluation.statistics import Statistics
 from ldm_jax.first_stage import lpips
 from ldm_jax.interop import files, graph_file
 from ldm_jax.measuring import generate
+from ldm_jax.splits import open_split
 from ldm_jax.training import checkpoint, manifest
 from ldm_jax.types import UserError
 
@@ -67,7 +68,8 @@ class Options:
   cache: str = ''
   out: str = ''
   save_npz: str = ''
-  settings: generate.Settings = generate.Settings()
+  settings: Settings = Settings()
+  seed: int = 0
   protocol: protocols.Protocol = protocols.PROTOCOLS['torch-fidelity']
 
   def __post_init__(self):
@@ -178,12 +180,21 @@ class Session:
       )
     return lpips.load(self.options.lpips, read_weights, '--lpips')
 
+  @functools.cached_property
+  def neighbour_network(self) -> Network:
+    if self.options.vgg:
+      return vgg.load(self.options.vgg, read_weights)
+    name = self.random.name
+    if self.options.metrics:
+      self.say(f'--vgg is not given: neighbours are found in a {name}.')
+    return self.random
+
   # Images.
 
   @functools.cached_property
   def conditions(self) -> generate.Conditions:
     options = self.options
-    return generate.Conditions(self.ldm, options.inputs, options.settings.seed)
+    return generate.Conditions(self.ldm, options.inputs, options.seed)
 
   @functools.cached_property
   def samples(self) -> ImageSet:
@@ -191,14 +202,9 @@ class Session:
     options = self.options
     if options.samples:
       return image_sets.open_path(options.samples, '--samples')
-    if self.ldm.parts.model is None:
-      raise UserError(
-        f'{options.workdir} is a first stage; of those there are '
-        f'{", ".join(RECONSTRUCTION)}.'
-      )
     return self.drawn(options.settings, self.out / 'samples')
 
-  def drawn(self, settings: generate.Settings, folder) -> ImageSet:
+  def drawn(self, settings: Settings, folder) -> ImageSet:
     """Images of the run, in shards; every process draws its part."""
     shards, pace = generate.draw(
       self.ldm,
@@ -221,7 +227,9 @@ class Session:
     if name and pathlib.Path(name).exists():
       found = image_sets.open_path(name, '--reference')
     elif self.options.workdir:
-      found = self.split(name or self.ldm.parts.data.train_split)
+      found = self.split(
+        name or self.ldm.parts.data.train_split, '--reference', 'a path'
+      )
     else:
       what = f'{name} does not exist' if name else 'missing'
       raise UserError(
@@ -230,9 +238,16 @@ class Session:
       )
     return found.first(self.options.reference_num or found.count)
 
-  def split(self, name: str) -> ImageSet:
+  def split(self, name: str, option: str, other: str = '') -> ImageSet:
     spec = self.ldm.parts.data
-    return image_sets.of_source(sources.open_source(spec, name), spec, name)
+    source = open_split(spec, name, option, other)
+    return image_sets.of_source(source, spec, name)
+
+  @functools.cached_property
+  def originals(self) -> ImageSet:
+    """What the run's first stage is to reconstruct."""
+    split = self.options.inputs or self.ldm.parts.data.eval_split
+    return self.split(split, '--inputs').first(self.options.num)
 
   @functools.cached_property
   def captions(self) -> list[str] | None:
@@ -249,7 +264,68 @@ class Session:
       texts = self.conditions.of(0, options.num)[0].get('text')
     return None if not texts or None in texts else texts
 
+  # Checks.
+
+  def check(self, *settings: Settings) -> None:
+    """Opens all that the metrics take, so that nothing is drawn in vain.
+
+    Args:
+      *settings: those that the run's samples will be drawn with.
+
+    Raises:
+      UserError: something is missing, or cannot be drawn.
+    """
+    of_run = not self.options.samples
+    asked = [name for name in self.metrics if name in RECONSTRUCTION]
+    if len(asked) < len(self.metrics) and of_run:
+      if self.is_first_stage:
+        raise UserError(
+          f'{self.options.workdir} is a first stage; of those there are '
+          f'{", ".join(RECONSTRUCTION)}.'
+        )
+      for one in settings:
+        generate.batch(self.ldm, one, self.conditions, 0, 1)
+    if jax.process_index():
+      return  # The first process measures.
+    for table, network_of in self._tables:
+      self._check_set(table, network_of)
+    if 'neighbours' in self.metrics:
+      _ = self.neighbour_network, self.reference
+    if 'scene_accuracy' in self.metrics and self.captions is None:
+      raise UserError(
+        '--metrics=scene_accuracy needs a text run on scenes, or a gallery '
+        'of one with its captions (sample.py --inputs=SPLIT).'
+      )
+    if 'lpips' in asked:
+      _ = self.lpips_params
+    if asked and of_run:
+      first_stage_metrics.check_run(asked, self.num_codes)
+      _ = self.originals, 'rfid' in asked and self.inception
+    elif asked:
+      first_stage_metrics.check_sets(asked, self.reference, self.samples)
+
+  def _check_set(self, table: Mapping, network_of) -> None:
+    asked = {k: table[k] for k in self.metrics if k in table}
+    if not asked:
+      return
+    wanted = set_metrics.needs(asked.values(), True)
+    _, lacking = self.reference_moments(network_of(), wanted)
+    reference = self.reference.count if any(lacking.values()) else 0
+    samples = self.options.num
+    if self.options.samples:
+      samples = self.samples.count
+    for metric in asked.values():
+      metric.check(samples, reference, self.options.protocol)
+
   # Numbers.
+
+  @property
+  def _tables(self):
+    """(set metrics, the network that they are taken in), twice."""
+    return (
+      (set_metrics.METRICS, lambda: self.inception),
+      (set_metrics.RANDOM, lambda: self.random),
+    )
 
   def statistics(
     self, network: Network, images: ImageSet, wanted: Mapping, cached: bool
@@ -268,15 +344,19 @@ class Session:
 
   def reference_statistics(self, network: Network, wanted) -> Statistics:
     """As the npz says of itself, or as measured."""
+    given, lacking = self.reference_moments(network, wanted)
+    found = Statistics(self.options.reference, 0, {}, {})
+    if any(lacking.values()):
+      found = self.statistics(network, self.reference, lacking, True)
+    return dataclasses.replace(found, moments={**found.moments, **given})
+
+  def reference_moments(self, network: Network, wanted) -> tuple[dict, dict]:
+    """(what the reference's npz says of itself, what is left to measure)."""
     path, given = self.options.reference, {}
     if network.size and path.endswith('.npz'):
       given = npz.read_statistics(path)
     moments = tuple(m for m in wanted['moments'] if m not in given)
-    found = Statistics(path, 0, {}, {})
-    if moments or wanted['rows']:
-      lacking = {'moments': moments, 'rows': wanted['rows']}
-      found = self.statistics(network, self.reference, lacking, True)
-    return dataclasses.replace(found, moments={**found.moments, **given})
+    return given, {'moments': moments, 'rows': wanted['rows']}
 
   def set_numbers(self, table: Mapping, network_of, samples: ImageSet) -> dict:
     """The metrics of `table` that were asked for, of samples and reference."""
@@ -297,16 +377,10 @@ class Session:
 
   def sample_numbers(self, samples: ImageSet) -> dict[str, float]:
     """Every metric of samples that was asked for."""
-    found = self.set_numbers(
-      set_metrics.METRICS, lambda: self.inception, samples
-    )
-    found |= self.set_numbers(set_metrics.RANDOM, lambda: self.random, samples)
+    found = {}
+    for table, network_of in self._tables:
+      found |= self.set_numbers(table, network_of, samples)
     if 'scene_accuracy' in self.metrics:
-      if self.captions is None:
-        raise UserError(
-          '--metrics=scene_accuracy needs a text run on scenes, or a gallery '
-          'of one with its captions (sample.py --inputs=SPLIT).'
-        )
       pixels = np.stack(samples.take(samples.count))
       count = min(len(pixels), len(self.captions))
       scores = scene_accuracy.scene_accuracy(
@@ -325,9 +399,6 @@ class Session:
       return first_stage_metrics.of_sets(
         asked, self.reference, self.samples, self.options.batch_size, params
       )
-    spec = self.ldm.parts.data
-    split = self.options.inputs or spec.eval_split
-    num_codes = self.ldm.config.first_stage.get('num_codes', 0)
     networks = {}
     if 'rfid' in asked:
       networks['rfid'] = self.inception
@@ -335,13 +406,17 @@ class Session:
       networks['random_rfrechet'] = self.random
     return first_stage_metrics.of_run(
       asked,
-      self.split(split).first(self.options.num),
+      self.originals,
       self.reconstruct,
       self.options.batch_size,
       networks,
       params,
-      num_codes,
+      self.num_codes,
     )
+
+  @property
+  def num_codes(self) -> int:
+    return self.ldm.config.first_stage.get('num_codes', 0)
 
   @functools.cached_property
   def reconstruct(self):
@@ -351,11 +426,7 @@ class Session:
 
   def neighbour_picture(self) -> dict[str, np.ndarray]:
     """A title, and samples beside their nearest images of the reference."""
-    network = self.random
-    if self.options.vgg:
-      network = vgg.load(self.options.vgg, read_weights)
-    elif self.options.metrics:
-      self.say(f'--vgg is not given: neighbours are found in a {network.name}.')
+    network = self.neighbour_network
     samples = self.samples.take(_NEIGHBOURS_OF)
     indices, _ = neighbours.nearest(
       network, samples, self.reference, batch_size=self.options.batch_size

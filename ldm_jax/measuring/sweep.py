@@ -48,14 +48,16 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
   wrong = [name for name in session.metrics if name in RECONSTRUCTION]
   if options.metrics and wrong:
     raise UserError(f'--metrics={wrong[0]} does not change in a sweep.')
+  table = grid.rows()
+  settings = [dataclasses.replace(options.settings, **row) for row in table]
+  session.check(*settings)
   out = session.out / 'sweep'
-  rows, shown, table = [], [], grid.rows()
-  for number, row in enumerate(table, 1):
+  rows, shown = [], []
+  for number, row in enumerate(table):
     name = ' '.join(f'{k} {v:g}' for k, v in row.items())
-    say(f'[{number}/{len(table)}] {name}')
-    settings = dataclasses.replace(options.settings, **row)
+    say(f'[{number + 1}/{len(table)}] {name}')
     folder = out / name.replace(' ', '_')
-    samples = session.drawn(settings, folder)
+    samples = session.drawn(settings[number], folder)
     if jax.process_index():
       continue  # Its images are drawn; the first process measures.
     speed = _speed(folder, session.pace['generation'])

@@ -27,6 +27,14 @@ def test_stochastic_samplers_add_noise_without_being_asked(sampler):
   assert (noise[:-1] > 0).all() and noise[-1] == 0
 
 
+def test_what_is_told_of_settings_is_what_they_do():
+  told = Settings(sampler='unipc', guidance_rescale=0.5).about()
+  assert told['spacing'] == 'log_snr' and told['guidance_rescale'] == 0.5
+  assert set(told) == {
+    'steps', 'sampler', 'spacing', 'eta', 'guidance', 'guidance_rescale',
+  }  # fmt: skip
+
+
 def test_what_is_off_has_no_place_in_the_program():
   assert Settings().guided() is None
   assert Settings(guidance_interval=(0, 9)).guided() is None

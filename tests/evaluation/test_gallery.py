@@ -45,6 +45,14 @@ def test_a_gallery_may_be_drawn_again_and_leaves_no_old_image(tmp_path):
   assert len(list((tmp_path / 'out').glob('0*.png'))) == 2
 
 
+def test_a_gallery_stays_until_the_next_one_has_an_image(tmp_path):
+  write(tmp_path / 'out')
+  later = gallery.Gallery(tmp_path / 'out', 'x')
+  assert len(gallery.read_images(tmp_path / 'out')[0]) == 5
+  later.add(IMAGES[0], {})
+  assert len(list((tmp_path / 'out').glob('0*.png'))) == 1
+
+
 def test_foreign_files_are_not_overwritten(tmp_path):
   (tmp_path / 'thesis.txt').write_text('mine')
   with pytest.raises(UserError, match='nothing is overwritten'):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import inception, npz, protocols, report
 from ldm_jax.evaluation.features import Network
 from ldm_jax.measuring import evaluate
-from ldm_jax.measuring.generate import Settings
 from ldm_jax.measuring.session import Options
 from ldm_jax.types import UserError
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import ldm_jax
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.measuring import generate
 from ldm_jax.types import UserError
 
-SETTINGS = generate.Settings(steps=2, guidance=2.0, eta=0.5, seed=3)
+SETTINGS = Settings(steps=2, guidance=2.0, eta=0.5)
 
 
 @pytest.fixture(scope='module')
@@ -19,7 +20,7 @@ def ldm(text_run):
 
 
 def draw(ldm, folder, num=19, settings=SETTINGS, say=lambda text: None):
-  conditions = generate.Conditions(ldm, '', settings.seed)
+  conditions = generate.Conditions(ldm, '', 3)
   return generate.draw(ldm, str(folder), num, settings, conditions, 8, say)
 
 
@@ -61,6 +62,21 @@ def test_other_settings_or_weights_do_not_mix(ldm, tmp_path):
   changed = generate.weights_digest(ldm)
   ldm.params = params
   assert changed != digest == generate.weights_digest(ldm)
+
+
+def test_impossible_settings_begin_no_folder(ldm, tmp_path):
+  for wrong, says in (
+    ({'steps': 0}, 'steps=0'),
+    ({'spacing': 'even'}, 'spacing='),
+    ({'threshold': 0.9}, 'threshold=0.9'),
+  ):
+    settings = dataclasses.replace(SETTINGS, **wrong)
+    with pytest.raises(UserError, match=says):
+      draw(ldm, tmp_path / 'out', settings=settings)
+  with pytest.raises(UserError, match='no split'):
+    conditions = generate.Conditions(ldm, 'typo', 0)
+    generate.draw(ldm, tmp_path / 'out', 8, SETTINGS, conditions, 8)
+  assert not list(tmp_path.iterdir())
 
 
 def test_conditions_are_the_splits_in_turn(ldm):

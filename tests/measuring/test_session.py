@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.evaluation import npz
+from ldm_jax.diffusion.settings import Settings
+from ldm_jax.evaluation import inception, npz, random_features
 from ldm_jax.measuring import session
 from ldm_jax.types import UserError
 from tests.evaluation import released
@@ -76,6 +77,38 @@ def test_references_are_paths_or_splits(text_run, tmp_path):
   assert found.reference.count == 5
   with pytest.raises(UserError, match='--reference is absent does not exist'):
     opened(samples=str(tmp_path), reference='absent').reference  # noqa: B018
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'metrics': ('fid',)}, '--inception is missing'),
+    ({'metrics': ('fid',), 'inception': 'x.pth'}, '--inception=x.pth is no'),
+    ({'metrics': ('neighbours',), 'vgg': 'x.pth'}, '--vgg=x.pth is no'),
+    ({'metrics': ('lpips',)}, '--metrics=lpips needs --lpips'),
+    ({'reference': 'typo'}, "no split 'typo'"),
+    ({'inputs': 'typo'}, "no split 'typo'"),
+    ({'metrics': ('psnr',), 'inputs': 'typo'}, "no split 'typo'"),
+    ({'metrics': ('codebook',)}, 'needs a VQ first stage'),
+    ({'metrics': ('kid',), 'num': 9}, 'KID needs 1000 images .* one has 9'),
+    ({'metrics': ('kid',), 'num': 1000}, 'KID needs 1000 .* one has 20'),
+    ({'metrics': ('dc',), 'reference_num': 5}, '5 images have no neighbour'),
+  ],
+)
+def test_what_is_missing_is_found_before_anything_is_drawn(
+  text_run, options, message, monkeypatch
+):
+  if {'kid', 'dc'} & {*options.get('metrics', ())}:
+    network = random_features.network()
+    monkeypatch.setattr(inception, 'load', lambda path, read: network)
+  found = opened(workdir=str(text_run), **options)
+  with pytest.raises(UserError, match=message):
+    found.check(Settings(2))
+
+
+def test_what_is_possible_passes(text_run, vq_run):
+  opened(workdir=str(text_run)).check(Settings(2))
+  opened(workdir=str(vq_run)).check(Settings(2))
 
 
 def test_a_reference_npz_speaks_for_itself(tmp_path):

@@ -43,9 +43,13 @@ def test_every_setting_is_drawn_measured_and_kept(
   assert again['sweep'] == found['sweep']
 
 
-def test_what_cannot_be_swept(vq_run, text_run):
+def test_what_cannot_be_swept(vq_run, text_run, tmp_path):
   with pytest.raises(UserError, match='draws samples'):
     sweep.run(Options(workdir=str(vq_run)), GRID)
+  options = Options(workdir=str(text_run), out=str(tmp_path))
+  with pytest.raises(UserError, match='steps=2000'):  # The last of them.
+    sweep.run(options, sweep.Grid([2, 2000], [0.0], [2.0]))
+  assert not list(tmp_path.iterdir())
   options = Options(workdir=str(text_run), metrics=('psnr',))
   with pytest.raises(UserError, match='--metrics=psnr'):
     sweep.run(options, GRID)
