@@ -133,19 +133,20 @@ class TokenTransformer(nn.Module):
       raise ValueError(
         f'{tokens.shape[1]} tokens; this encoder reads {self.length}'
       )
-    # The release starts its tables at 0.02, next to which the first layer's
-    # outputs, of order 1, leave tokens nearly alike: at unit scale a small
-    # model learns its conditions several times sooner.
-    table = lambda name, rows: nn.Embed(
+    # The release starts both tables at 0.02, next to which the first layer's
+    # outputs, of order 1, leave tokens nearly alike. Tokens at unit scale, and
+    # positions not, are told apart by what they are: a small model learns its
+    # conditions several times sooner.
+    table = lambda name, rows, scale: nn.Embed(
       rows,
       self.width,
-      embedding_init=nn.initializers.normal(1.0),
+      embedding_init=nn.initializers.normal(scale),
       dtype=self.dtype,
       name=name,
     )
     positions = jnp.arange(tokens.shape[1])
-    x = table('tokens', self.vocab_size)(tokens)
-    x = x + table('positions', self.length)(positions)
+    x = table('tokens', self.vocab_size, 1.0)(tokens)
+    x = x + table('positions', self.length, 0.02)(positions)
     for i in range(self.depth):
       norm = lambda name, i=i: LayerNorm(
         dtype=self.dtype, name=f'layer_{i}_{name}'
