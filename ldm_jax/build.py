@@ -107,7 +107,7 @@ def _diffusion_parts(top: TopLevel, dtype, shared) -> Parts:
       'schedule.zero_terminal_snr=True ends on noise alone, where '
       "loss.prediction='eps' finds no data; set it to 'v' or 'x0'."
     )
-  conditioner, prepare = task(top.task, dtype)
+  conditioner, prepare = task(top.task, dtype, top.null_prob or 0.0)
   built = Parts(
     prepare=prepare,
     loss=loss,
@@ -131,6 +131,7 @@ def _diffusion_parts(top: TopLevel, dtype, shared) -> Parts:
     )
   # Pictures are drawn hours after the start: what they need is checked now.
   built.sampling.plan(schedule, pixels=built.first_stage.downsampling == 1)
+  built.check_guidance(built.sampling.guidance)
   return built
 
 
@@ -177,25 +178,28 @@ def first_stage(section: Mapping[str, Any], dtype: Any = jnp.float32):
   return sections.construct('first_stage', kind, fields, **extra)
 
 
-def task(section: Mapping[str, Any], dtype: Any = jnp.float32):
+def task(
+  section: Mapping[str, Any], dtype: Any = jnp.float32, null_prob: float = 0.0
+):
   """(conditioner, Prepare) of a config's `task` section.
 
   The section's keys are the fields of both; a field that both have is given
-  once.
+  once. `dtype` and `null_prob` are the run's, for those that have them.
   """
   fields = sections.plain(section)
   kinds = sections.pick('task.name', fields.pop('name', None), TASKS)
   names = [sections.fields_of(kind) for kind in kinds]
   sections.check_keys('task', fields, {**names[0], **names[1]})
-  conditioner, prepare = (
+  of_run = {'dtype': dtype, 'null_prob': null_prob}
+  return tuple(
     sections.construct(
-      'task', kind, {k: v for k, v in fields.items() if k in known}
+      'task',
+      kind,
+      {k: v for k, v in fields.items() if k in known},
+      **{k: v for k, v in of_run.items() if k in known},
     )
     for kind, known in zip(kinds, names, strict=True)
   )
-  if 'dtype' in names[0]:
-    conditioner = conditioner.clone(dtype=dtype)
-  return conditioner, prepare
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,7 +145,7 @@ def to_image(
 
 def read_lpips(path: str) -> Params:
   """LPIPS parameters of a file or folder; see first_stage.lpips.load."""
-  return lpips_files.load(path, files.read_published)
+  return lpips_files.load(path, files.read_published, '--target_lpips')
 
 
 @dataclasses.dataclass(frozen=True)

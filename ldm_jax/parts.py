@@ -186,6 +186,14 @@ class Parts:
         '--config.first_stage_from=<this workdir>.'
       )
 
+  def check_guidance(self, guidance: float) -> None:
+    """Raises UserError where there is no condition that could guide."""
+    if guidance != 1 and not self.prepare.blank(self.data.size):
+      raise UserError(
+        f'guidance={guidance}: task {self.config.task["name"]!r} has no '
+        'condition to guide by; leave guidance at 1.'
+      )
+
   def blank_batch(self, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros in the shapes of training."""
     side = self.data.size

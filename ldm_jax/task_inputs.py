@@ -60,15 +60,8 @@ def check_guidance(parts: Parts, guidance: float) -> None:
 
   Warns where the run states that it was never trained without one.
   """
-  if guidance == 1:
-    return
-  task = parts.config.task['name']
-  if not keys(parts):
-    raise UserError(
-      f'guidance={guidance}: task {task!r} has no condition to guide by; '
-      'leave guidance at 1.'
-    )
-  if parts.config.null_prob == 0:
+  parts.check_guidance(guidance)
+  if guidance != 1 and parts.config.null_prob == 0:
     logging.log_first_n(
       logging.WARNING,
       'guidance=%s: this run was trained with null_prob=0, so it never saw its '

@@ -1,6 +1,7 @@
 """Configs are checked whole, before anything is compiled."""
 
 import pytest
+from PIL import Image
 
 from ldm_jax import build
 from ldm_jax import run as runs
@@ -112,6 +113,28 @@ def test_what_does_not_fit_devices_or_data_is_named(change, says):
   with pytest.raises(UserError) as error:
     runs.open_run(build.parts(config))
   assert says in str(error.value)
+
+
+def test_a_table_without_a_row_for_the_null_is_named_with_the_number(tmp_path):
+  for name in ('ant', 'bee', 'cow'):
+    (tmp_path / name).mkdir()
+    Image.new('RGB', (32, 32)).save(tmp_path / name / 'a.png')
+  config = tiny.diffusion(
+    data={'source': 'folder', 'path': str(tmp_path)}, mesh={'data': 1}
+  )
+  config['task'] = {'name': 'class_label', 'num_classes': 3, 'width': 16}
+  with pytest.raises(UserError, match='label 2 .*needs task.num_classes=4'):
+    runs.open_run(build.parts(config))
+  config['task']['num_classes'] = 4
+  runs.open_run(build.parts(config))
+  with pytest.raises(UserError, match="'task.null_prob' is not a config key"):
+    build.parts(tiny.merged(config, {'task': {'null_prob': 0.1}}))
+
+
+def test_guidance_without_a_condition_is_named_before_training():
+  config = tiny.diffusion() | {'task': {'name': 'unconditional'}}
+  with pytest.raises(UserError, match="guidance=2.0: task 'unconditional'"):
+    build.parts(config)
 
 
 def test_a_missing_key_is_named():

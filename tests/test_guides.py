@@ -167,3 +167,8 @@ def test_targets_that_cannot_be_are_refused(given, says):
   with pytest.raises(UserError, match=says):
     guide = guides.to_image(**given, scale=1.0)
     ldm.sample(num=2, steps=1, size=(16, 16), guides=[guide])
+
+
+def test_a_missing_lpips_is_named_by_its_flag(tmp_path):
+  with pytest.raises(UserError, match='--target_lpips='):
+    guides.read_lpips(str(tmp_path))

@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 import ldm_jax
 import train
-from ldm_jax import pipeline
+from ldm_jax import build, pipeline, task_inputs
 from ldm_jax.diffusion import sampling
 from ldm_jax.first_stage.codec import to_uint8
 from ldm_jax.types import UserError
@@ -193,6 +193,21 @@ def test_there_is_no_guidance_without_a_condition():
   noise = np.zeros((1, *ldm.parts.latent_shape))
   with pytest.raises(UserError, match='guidance=3.0'):
     ldm.sample_latents(noise, None, guidance=3.0)
+
+
+def test_guidance_that_was_never_trained_is_warned_of(caplog):
+  """But not of a release, which does not say."""
+  warn = lambda **run: task_inputs.check_guidance(
+    build.parts(tiny.diffusion(**run)), 3.0
+  )
+  with caplog.at_level('WARNING'):
+    warn()
+    config = tiny.diffusion()
+    del config['null_prob']
+    task_inputs.check_guidance(build.parts(config), 3.0)
+    assert not caplog.records
+    warn(null_prob=0.0)
+  assert 'trained with null_prob=0' in caplog.text
 
 
 def test_latents_need_a_null_to_be_guided_and_settings_that_there_are(ldm):

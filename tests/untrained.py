@@ -49,4 +49,5 @@ def _pipeline(changes: str) -> LatentDiffusionPipeline:
 
 def unconditional(**changes) -> LatentDiffusionPipeline:
   unet = {'attention': 'self', **changes.pop('unet', {})}
-  return pipeline(task={'name': 'unconditional'}, unet=unet, **changes)
+  changes = {'sampling': {'guidance': 1.0}, 'unet': unet, **changes}
+  return pipeline(task={'name': 'unconditional'}, **changes)

@@ -12,9 +12,13 @@ from ldm_jax.types import Batch, Conditioning, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-  """Keeps the image and its label."""
+  """Keeps the image and its label.
+
+  `null_prob` is the run's: above 0, the last of the rows is no class.
+  """
 
   num_classes: int
+  null_prob: float = 0.0
 
   latent_is_enough = True  # of the image
   needs = ('label',)
@@ -29,11 +33,15 @@ class Prepare:
     if 'label' not in inputs:
       raise UserError('This run is class-conditional: give a label.')
     label = np.asarray(inputs['label'], np.int32)
-    outside = label[(label < 0) | (label >= self.num_classes)]
+    null = bool(self.null_prob)
+    classes = self.num_classes - null
+    outside = label[(label < 0) | (label >= classes)]
     if outside.size:
+      last = ', the last row being the null of null_prob' if null else ''
       raise UserError(
-        f'label {outside.flat[0]} is outside 0 to {self.num_classes - 1} '
-        '(task.num_classes).'
+        f'label {outside.flat[0]} is outside 0 to {classes - 1} '
+        f'(task.num_classes={self.num_classes}{last}); data with labels up to '
+        f'{outside.max()} needs task.num_classes={outside.max() + 1 + null}.'
       )
     return {'label': label}
 

@@ -31,7 +31,8 @@ class Prepare(text.Prepare):
       raise UserError(
         'This run has no tokenizer, so it takes token ids and no strings; '
         "set task.vocab_file to a folder with CLIP's vocab.json and merges.txt "
-        'to use strings.'
+        'to use strings, or import again with convert.py import '
+        '--tokenizer=FOLDER.'
       )
     return ClipPieces(self.vocab_file, self.max_length or self.length)
 

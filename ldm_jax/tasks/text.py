@@ -32,7 +32,8 @@ class Prepare:
     if not self.vocab_file:
       raise UserError(
         'This run has no tokenizer, so it takes token ids and no strings; '
-        'set task.vocab_file to a BERT vocab.txt to use strings.'
+        'set task.vocab_file to a BERT vocab.txt to use strings, or import '
+        'again with convert.py import --tokenizer=FOLDER.'
       )
     words = WordPieces(self.vocab_file, self.length)
     # JAX would read the last row for what is beyond the table.

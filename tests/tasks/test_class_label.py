@@ -27,3 +27,10 @@ def test_the_null_is_the_last_row():
 def test_a_label_outside_the_classes_is_named(label):
   with pytest.raises(UserError, match='is outside 0 to 9'):
     Prepare(num_classes=10).arrays({'label': label})
+
+
+def test_the_nulls_row_is_no_class_where_the_condition_is_dropped():
+  assert Prepare(10).arrays({'label': 9})['label'] == 9
+  for label in (9, [3, 9]):
+    with pytest.raises(UserError, match='0 to 8 .*needs task.num_classes=11'):
+      Prepare(10, null_prob=0.1).arrays({'label': label})
