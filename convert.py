@@ -77,8 +77,6 @@ _BATCH = cli.integer(
 
 # Marks a workdir as written here, so that it may be written again.
 MARK = 'import.json'
-# What an export that is no folder calls its file until it is whole.
-FILE = 'sampler'
 
 
 # --- Import. ---
@@ -253,19 +251,21 @@ def _write_files(folder: str, contents: Mapping[str, bytes]):
 def export() -> int:
   """Reads --workdir and writes --out, which must be new or empty."""
   workdir, out = _required(_WORKDIR), _required(_OUT).rstrip('/')
-  if _FORMAT.value not in EXPORTS:
-    raise UserError(f'--format={_FORMAT.value}; allowed: {", ".join(EXPORTS)}.')
+  formats = FOLDERS | FILES
+  if _FORMAT.value not in formats:
+    raise UserError(f'--format={_FORMAT.value}; allowed: {", ".join(formats)}.')
   if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
     raise UserError(f'--out={out} is there already; choose a new folder.')
   partial = f'{out}.partial-{os.getpid()}'
   os.makedirs(partial)
   try:
-    EXPORTS[_FORMAT.value](workdir, partial)
-    names = sorted(os.listdir(partial))
-    if names[0] == FILE:  # A file, and what is told beside it.
-      names = [os.path.basename(out) + n.removeprefix(FILE) for n in names]
-      _move_files(partial, os.path.dirname(out), names)
+    if _FORMAT.value in FILES:
+      path = os.path.join(partial, os.path.basename(out))
+      FILES[_FORMAT.value](workdir, path)
+      names = _move_files(partial, os.path.dirname(out))
     else:
+      FOLDERS[_FORMAT.value](workdir, partial)
+      names = sorted(os.listdir(partial))
       shutil.rmtree(out, ignore_errors=True)
       os.rename(partial, out)
   finally:
@@ -274,27 +274,32 @@ def export() -> int:
   return 0
 
 
-def _move_files(partial: str, folder: str, names: list[str]):
-  """The files of `partial`, in order, to these names in `folder`."""
-  targets = [os.path.join(folder, name) for name in names]
-  for target in targets:
-    if os.path.exists(target):
+def _move_files(partial: str, folder: str) -> list[str]:
+  """Moves the files of `partial`; returns their names."""
+  names = sorted(os.listdir(partial))
+  for name in names:
+    if os.path.exists(target := os.path.join(folder, name)):
       raise UserError(f'{target} is there already; choose another --out.')
-  for name, target in zip(sorted(os.listdir(partial)), targets, strict=True):
-    os.rename(os.path.join(partial, name), target)
+  for name in names:
+    os.rename(os.path.join(partial, name), os.path.join(folder, name))
+  return names
 
 
 def read_run(workdir: str) -> tuple[dict, dict, dict, int]:
-  """(config, items as numpy, meta, step) of a run's newest checkpoint."""
+  """(config, items as numpy, meta, step) of a run's newest valid checkpoint."""
   config = checkpoint.read_config(workdir)
+  if config['stage'] == 'classifier':
+    raise UserError(
+      f'{workdir} holds a classifier of latents, which no format has. Give '
+      'the workdir of the run that it guides, or of its first stage.'
+    )
   names = ['first_stage']
   if config['stage'] == 'diffusion':
     names += ['model', 'ema']
-  items, meta = checkpoint.load_items(workdir, names)
+  step, items, meta = checkpoint.load_step(workdir, names)
   if meta.get('source', {}).get('carried'):
-    items |= checkpoint.load_items(workdir, ['carried'])[0]
-  steps = checkpoint.Checkpoints(workdir).steps()
-  return config, jax.tree.map(np.asarray, items), meta, steps[-1]
+    items |= checkpoint.load_items(workdir, ['carried'], step)[0]
+  return config, jax.tree.map(np.asarray, items), meta, step
 
 
 def export_compvis(workdir: str, out: str):
@@ -340,26 +345,27 @@ def export_diffusers(workdir: str, out: str):
     f.write(card.diffusers(config, items, meta, step, notes))
 
 
-def export_stablehlo(workdir: str, out: str):
-  """The whole sampler as one file, with a .json and a .md, in `out`."""
+def export_stablehlo(workdir: str, path: str):
+  """The whole sampler as one file, with a .json and a .md beside it."""
   about = stablehlo.write(
     pipeline.load(workdir),
-    os.path.join(out, FILE),
+    path,
     Settings(_STEPS.value, _SAMPLER.value, spacing=_SPACING.value),
     cli.size(_SIZE.value),
     _BATCH.value,
   )
   config, items, meta, step = read_run(workdir)
-  with open(os.path.join(out, f'{FILE}.md'), 'w') as f:
+  with open(f'{path}.md', 'w') as f:
     f.write(card.stablehlo(config, items, meta, step, about))
 
 
-EXPORTS = {
+# Functions of (workdir, folder), and of (workdir, path of a file).
+FOLDERS = {
   'compvis': export_compvis,
   'diffusers': export_diffusers,
   'safetensors': export_safetensors,
-  'stablehlo': export_stablehlo,
 }
+FILES = {'stablehlo': export_stablehlo}
 
 
 # --- The command line. ---

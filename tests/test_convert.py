@@ -15,6 +15,7 @@ from absl.testing import flagsaver
 import convert
 import ldm_jax
 from ldm_jax.interop import files
+from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 from tests.interop import hostile, released, states
 
@@ -117,6 +118,25 @@ def test_an_export_overwrites_nothing(imported, tmp_path):
   with pytest.raises(UserError, match='--format=pdf.*compvis'):
     run('export', workdir=workdir, format='pdf', out=tmp_path / 'x')
   assert os.listdir(tmp_path) == ['precious']
+
+
+def test_the_step_is_that_of_the_checkpoint_that_was_read(tmp_path):
+  checkpoint.write_config(tmp_path, {'stage': 'first_stage'})
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  for step in (3, 5):
+    checkpoints.save(step, {'first_stage': {'w': np.full(4, step)}}, {})
+  checkpoints.close()
+  (tmp_path / 'checkpoints' / '5' / 'meta.json').write_text('{"torn": ')
+  _, items, _, step = convert.read_run(str(tmp_path))
+  assert step == 3 and items['first_stage']['w'].tolist() == [3] * 4
+
+
+@pytest.mark.parametrize('name', ['compvis', 'diffusers', 'safetensors'])
+def test_a_classifier_is_refused(tmp_path, name):
+  checkpoint.write_config(tmp_path / 'run', {'stage': 'classifier'})
+  with pytest.raises(UserError, match='holds a classifier'):
+    run('export', workdir=tmp_path / 'run', format=name, out=tmp_path / 'out')
+  assert os.listdir(tmp_path) == ['run']
 
 
 def test_an_import_overwrites_imports_alone(tmp_path):

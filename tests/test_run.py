@@ -38,7 +38,7 @@ def test_an_empty_folder(tmp_path):
 
 
 def test_text_without_captions(tmp_path):
-  with pytest.raises(UserError, match='text'):
+  with pytest.raises(UserError, match="needs 'text'.*metadata.jsonl"):
     opened(tiny.diffusion(data=pictures(tmp_path / 'x')))
 
 

@@ -128,14 +128,6 @@ def hold_out(
   ]
 
 
-def check_folder(path: str) -> str:
-  """The folder's full path, or UserError."""
-  root = os.path.abspath(os.path.expanduser(path))
-  if not path or not os.path.isdir(root):
-    raise UserError(f'data.path={path!r} is not a folder.')
-  return root
-
-
 def locate(
   names: Sequence[str], folders: Iterable[str], what: str
 ) -> list[str]:

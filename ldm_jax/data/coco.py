@@ -15,6 +15,7 @@ import re
 import numpy as np
 
 from ldm_jax.data import boxed
+from ldm_jax.data.folder import check_folder
 from ldm_jax.types import UserError
 
 # As the layout experiments of the paper: nothing too small to see, two
@@ -31,7 +32,7 @@ def open_coco(
   rule: boxed.Filter = RULE,
 ) -> boxed.Boxed:
   """The images and boxes of a split below `path`; raises UserError."""
-  root = boxed.check_folder(path)
+  root = check_folder(path)
   file, alone = _find(root, split)
   content = _load(file)
   what = f'coco {os.path.relpath(file, root)}'

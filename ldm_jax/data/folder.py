@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import posixpath
+from collections.abc import Iterator
 
 from ldm_jax.data import images
 from ldm_jax.types import UserError
@@ -90,15 +91,26 @@ def open_folder(
   )
 
 
+def check_folder(path: str) -> str:
+  """The folder's full path; raises UserError."""
+  if not path:
+    raise UserError(
+      'data.path is not set: give the folder of the images, '
+      '--config.data.path=DIR.'
+    )
+  root = os.path.abspath(os.path.expanduser(path))
+  if not os.path.isdir(root):
+    hint = ' Unpack it first.' if os.path.isfile(root) else ''
+    raise UserError(f'data.path={path!r} is not a folder.{hint}')
+  return root
+
+
 def read_folder(path: str) -> Folder:
   """All images below `path`, whatever their split; raises UserError.
 
   All at once, so that every split numbers the classes alike.
   """
-  root = os.path.abspath(os.path.expanduser(path))
-  if not path or not os.path.isdir(root):
-    hint = ' Unpack it first.' if os.path.isfile(root) else ''
-    raise UserError(f'data.path={path!r} is not a folder.{hint}')
+  root = check_folder(path)
   files, metadata = set(), []
   for folder, folders, names in os.walk(root, followlinks=True):
     folders[:] = sorted(f for f in folders if not _is_hidden(f))
@@ -196,14 +208,13 @@ def _from_metadata(root: str, prefixes: list[str], stored: set) -> Folder:
   rows = {}
   for prefix in prefixes:
     path = os.path.join(root, prefix, METADATA)
-    with open(path, encoding='utf-8') as lines:
-      for number, line in enumerate(lines, 1):
-        if line.strip():
-          where = f'{path} line {number}'
-          name, row = _parse(prefix, line, where)
-          if name not in stored:
-            raise UserError(f'{where} names {name!r}, which does not exist.')
-          rows[name] = row
+    for number, line in enumerate(_lines(path), 1):
+      if line.strip():
+        where = f'{path} line {number}'
+        name, row = _parse(prefix, line, where)
+        if name not in stored:
+          raise UserError(f'{where} names {name!r}, which does not exist.')
+        rows[name] = row
   files = sorted(rows)
   texts, labels = (_column(root, files, rows, key) for key in ('text', 'label'))
   classes = None
@@ -212,6 +223,15 @@ def _from_metadata(root: str, prefixes: list[str], stored: set) -> Folder:
     number = {name: i for i, name in enumerate(classes)}
     labels = [number[str(label)] for label in labels]
   return Folder(root, files, labels, texts, classes)
+
+
+def _lines(path: str) -> Iterator[str]:
+  """Of a text in UTF-8, with or without a mark at its start."""
+  with open(path, encoding='utf-8-sig') as lines:
+    try:
+      yield from lines
+    except UnicodeDecodeError as e:
+      raise UserError(f'{path} is not UTF-8: {e}. Save it as UTF-8.') from e
 
 
 def _parse(prefix: str, line: str, where: str) -> tuple[str, dict]:

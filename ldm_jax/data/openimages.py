@@ -14,6 +14,7 @@ import os
 import numpy as np
 
 from ldm_jax.data import boxed
+from ldm_jax.data.folder import check_folder
 from ldm_jax.types import UserError
 
 # As the layout experiments of the paper.
@@ -26,7 +27,7 @@ def open_openimages(
   path: str, split: str, *, rule: boxed.Filter = RULE
 ) -> boxed.Boxed:
   """The images and boxes of a split below `path`; raises UserError."""
-  root = boxed.check_folder(path)
+  root = check_folder(path)
   table = _find(
     root,
     [f'*{a}*bbox*.csv' for a in boxed.aliases(split)]

@@ -17,7 +17,7 @@ import re
 import numpy as np
 
 from ldm_jax.data import boxed, images
-from ldm_jax.data.folder import SPLITS
+from ldm_jax.data.folder import SPLITS, check_folder
 from ldm_jax.types import UserError
 
 KINDS = ('segmentation', 'mask')
@@ -150,7 +150,7 @@ def open_pairs(
 
   Without folders that name splits, `holdout` of the pairs is evaluated on.
   """
-  root = boxed.check_folder(path)
+  root = check_folder(path)
   found = find(root)
   splits = {key[0] for key in found}
   if splits == {''}:

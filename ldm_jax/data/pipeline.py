@@ -29,6 +29,12 @@ __all__ = [
   'train_stream',
 ]
 
+# How a folder comes to have what a task may need.
+_WHERE_FROM = {
+  'label': ' A folder has labels by folders of classes, or by "label" in its'
+  ' metadata.jsonl.',
+  'text': ' A folder has captions by "text" in its metadata.jsonl.',
+}
 # Stored images that `check_source` tries.
 _PROBES = 100
 
@@ -182,7 +188,7 @@ def _check_labels(example: dict, source, prepare: Prepare) -> None:
       has = sorted(set(example) - {'example_id'})
       raise UserError(
         f'The task needs {key!r}, which {source!r} does not have: its examples'
-        f' hold {", ".join(has)}.'
+        f' hold {", ".join(has)}.{_WHERE_FROM.get(key, "")}'
       )
 
 

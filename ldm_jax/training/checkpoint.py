@@ -14,7 +14,6 @@ verification is renamed to `<step>.damaged`, never deleted.
 
 import contextlib
 import json
-import logging as std_logging
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from ldm_jax.training import items as items_lib
-from ldm_jax.training import manifest
+from ldm_jax.training import manifest, text_log
 from ldm_jax.training.items import ARRAYS, META
 from ldm_jax.training.workdir import check_same_model, read_config, write_config
 from ldm_jax.types import UserError
@@ -39,6 +38,7 @@ __all__ = [
   'SaveError',
   'check_same_model',
   'load_items',
+  'load_step',
   'read_config',
   'write_config',
 ]
@@ -65,7 +65,7 @@ class Checkpoints:
     """Keeps the newest `keep`, and for good each multiple of `keep_every`."""
     if keep < 1:
       raise UserError(f'keep_checkpoints={keep} must be at least 1.')
-    _quiet_orbax()
+    text_log.quiet_orbax()
     self._folder = epath.Path(workdir).absolute() / 'checkpoints'
     self._keep = keep
     self._keep_every = keep_every
@@ -350,13 +350,18 @@ def free_bytes(folder: epath.PathLike) -> int | None:
   return shutil.disk_usage(path).free
 
 
-def load_items(
+def load_items(*args, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+  """(items, meta) of `load_step`, whichever step it was."""
+  return load_step(*args, **kwargs)[1:]
+
+
+def load_step(
   workdir: epath.PathLike,
   names: Sequence[str] | None,
   step: int | None = None,
   abstract_items: Items | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-  """({name: nested dict of arrays on the first device}, meta) of a run.
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+  """(step, {name: nested dict of arrays on the first device}, meta) of a run.
 
   `names=None` loads every item, and no `step` the newest valid one. Reads only:
   damaged checkpoints are passed over with a warning. With `abstract_items` of
@@ -377,7 +382,7 @@ def load_items(
       below = [META, f'{ARRAYS}/_', *(f'{ARRAYS}/{name}/' for name in wanted)]
       manifest.verify_files(path, content, below)
       abstract = abstract_items or items_lib.abstract(content, wanted)
-      return items_lib.restore(path, content, abstract)
+      return candidate, *items_lib.restore(path, content, abstract)
     except Damaged as error:
       if step is not None:
         raise Damaged(
@@ -400,15 +405,3 @@ def _committed(folder: epath.Path) -> list[int]:
   if not folder.exists():
     return []
   return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-
-
-def _quiet_orbax():
-  """Keeps orbax's thirty INFO lines per save out of a run's log."""
-  handler = logging.get_absl_handler()
-  if _not_orbax_info not in handler.filters:
-    handler.addFilter(_not_orbax_info)
-
-
-def _not_orbax_info(record) -> bool:
-  chatter = record.levelno <= std_logging.INFO and 'orbax' in record.pathname
-  return not chatter

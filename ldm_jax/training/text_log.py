@@ -5,6 +5,7 @@ import logging.handlers
 import pathlib
 
 import jax
+from absl import logging as absl_logging
 
 from ldm_jax.types import UserError
 
@@ -61,6 +62,18 @@ def say(line: str) -> None:
   """Prints a line and notes it."""
   print(line)
   note(line)
+
+
+def quiet_orbax() -> None:
+  """Keeps orbax's thirty INFO lines per save out of a run's log."""
+  handler = absl_logging.get_absl_handler()
+  if _not_orbax_info not in handler.filters:
+    handler.addFilter(_not_orbax_info)
+
+
+def _not_orbax_info(record) -> bool:
+  chatter = record.levelno <= logging.INFO and 'orbax' in record.pathname
+  return not chatter
 
 
 class _Handler(logging.handlers.RotatingFileHandler):

@@ -144,11 +144,28 @@ def test_a_holdout_that_leaves_nothing_is_refused(tmp_path):
 # Mistakes.
 
 
-@pytest.mark.parametrize('path', ['', 'none', 'file.zip'])
+@pytest.mark.parametrize('path', ['none', 'file.zip'])
 def test_no_folder(path, tmp_path):
   (tmp_path / 'file.zip').write_bytes(b'PK')
   with pytest.raises(UserError, match='is not a folder'):
-    opened(tmp_path / path if path else '')
+    opened(tmp_path / path)
+
+
+def test_a_folder_that_is_not_given_is_asked_for():
+  with pytest.raises(UserError, match='not set: .* --config.data.path=DIR'):
+    opened('')
+
+
+def test_metadata_is_utf_8_with_or_without_its_mark(tmp_path):
+  Image.new('RGB', (4, 4)).save(tmp_path / 'a.png')
+  row = '{"file_name": "a.png", "text": "a caf\u00e9"}'
+  metadata = tmp_path / 'metadata.jsonl'
+  for encoding in ('utf-8', 'utf-8-sig'):
+    metadata.write_text(row, encoding=encoding)
+    assert opened(tmp_path)[0]['text'] == 'a caf\u00e9'
+  metadata.write_text(row, encoding='latin-1')
+  with pytest.raises(UserError, match='metadata.jsonl is not UTF-8'):
+    opened(tmp_path)
 
 
 def test_an_empty_folder(tmp_path):
