@@ -14,6 +14,7 @@ import ldm_jax
 from ldm_jax import build, latent_cache, same_model
 from ldm_jax.data import latents, sources
 from ldm_jax.data import pipeline as data
+from ldm_jax.data.examples import Replacing
 from ldm_jax.data.stream import DataError
 from ldm_jax.interop import files
 from ldm_jax.nn import conv
@@ -146,6 +147,8 @@ def open_run(parts: Parts) -> Run:
   source = sources.open_source(parts.data, parts.data.train_split)
   data.check_source(source, parts.prepare, parts.data)
   eval_source = sources.open_source(parts.data, parts.data.eval_split)
+  if hasattr(eval_source, 'name'):  # Stored: some may be damaged.
+    eval_source = Replacing(eval_source, parts.data)
   gather = functools.partial(parallel.gather, mesh)
   training = build.training(parts, gather)
   rng = jax.random.key(config.seed)

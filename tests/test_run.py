@@ -8,6 +8,7 @@ from PIL import Image
 import train
 from ldm_jax import build
 from ldm_jax import run as runs
+from ldm_jax.evaluation import image_sets
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 from tests import tiny
@@ -54,6 +55,16 @@ def test_a_truncated_image_is_named(tmp_path):
   path.write_bytes(path.read_bytes()[:900])
   with pytest.raises(UserError, match='2.png'):
     opened(tiny.first_stage(data=data))
+
+
+def test_a_damaged_held_out_image_does_not_end_a_run(tmp_path):
+  data = pictures(tmp_path / 'train', count=4) | {'path': str(tmp_path)}
+  pictures(tmp_path / 'validation', count=6)
+  (tmp_path / 'validation' / '2.png').write_text('no image')
+  run = opened(tiny.first_stage(data=data | {'max_bad': 0.2}))
+  held_out = image_sets.of_source(run.eval_source, run.parts.data, 'validation')
+  read = [image for batch in held_out.batches(2) for image in batch]
+  assert len(read) == 6 and all(image.shape == (32, 32, 3) for image in read)
 
 
 def test_another_models_workdir_is_refused_with_the_keys(tmp_path):

@@ -69,6 +69,34 @@ class Read:
     )
 
 
+class Replacing:
+  """A source of stored images in which bad ones are replaced, as in training.
+
+  For those who would stop at one: what is held out is looked at for hours.
+  Each is logged once; UserError where there are more than `spec.max_bad`.
+  """
+
+  def __init__(self, source, spec: DataSpec):
+    self._source, self._read = source, Read(source, spec)
+    self._watch = quarantine.Quarantine(len(source), spec.max_bad)
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __repr__(self) -> str:
+    return repr(self._source)
+
+  def __getattr__(self, name: str):
+    if name.startswith('_'):  # Nothing to ask yet while it is unpickled.
+      raise AttributeError(name)
+    return getattr(self._source, name)
+
+  def __getitem__(self, index: int) -> dict:
+    example = self._read(index)
+    self._watch.observe(quarantine.pack([example.pop(quarantine.KEY)]), 1)
+    return example
+
+
 class Transform:
   """(example, generator) -> cropped, flipped, scaled, prepared example."""
 

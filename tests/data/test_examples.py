@@ -54,6 +54,26 @@ def test_bad_images_have_different_replacements():
   assert len({int(read(i)['example_id']) for i in range(20)}) > 12
 
 
+def test_a_source_may_replace_its_bad_images_itself(caplog):
+  source = Source([grey(i) for i in range(50)])
+  source[7] = 'damaged'
+  source.classes = ['a']
+  spec = dataclasses.replace(SPEC, max_bad=0.1)
+  whole = examples.Replacing(source, spec)
+  expected = examples.Read(source, spec)(7)['image']
+  for _ in range(2):
+    np.testing.assert_array_equal(whole[7]['image'], expected)
+  assert len(whole) == 50 and whole.name(7) == 'file7'
+  assert whole.classes == ['a'] and not hasattr(whole, 'max_objects')
+  assert [r.getMessage() for r in caplog.records] == [
+    'Bad image replaced: file7: damaged'
+  ]
+  for i in range(10, 16):
+    source[i] = 'damaged'
+  with pytest.raises(UserError, match='over the 10.0% of data.max_bad'):
+    [whole[i] for i in range(50)]
+
+
 def test_a_source_without_a_good_image_ends_it():
   with pytest.raises(UserError, match='in a row.*file.*: damaged'):
     examples.Read(Source(['damaged'] * 30), SPEC)(3)
