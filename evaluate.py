@@ -16,7 +16,7 @@ from absl import flags
 from ldm_jax import cli, sampling_flags
 from ldm_jax.evaluation import protocols
 from ldm_jax.measuring import evaluate, sweep
-from ldm_jax.measuring.session import NAMES, Options
+from ldm_jax.measuring.options import NAMES, Options
 from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 

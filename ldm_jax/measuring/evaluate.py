@@ -12,7 +12,9 @@ import jax
 import ldm_jax
 from ldm_jax.data import panels
 from ldm_jax.evaluation import report
-from ldm_jax.measuring.session import RECONSTRUCTION, Options, Session
+from ldm_jax.measuring import numbers
+from ldm_jax.measuring.options import RECONSTRUCTION, Options
+from ldm_jax.measuring.session import Session
 
 _SHOWN = 64  # Samples in the report's picture.
 
@@ -20,7 +22,7 @@ _SHOWN = 64  # Samples in the report's picture.
 def run(options: Options, say=print) -> dict[str, Any]:
   """Measures, and writes the report; returns it."""
   session = Session(options, say)
-  session.check(options.settings)
+  numbers.check(session, options.settings)
   begin = time.time()
   metrics, pictures = {}, {}
   of_samples = [name for name in session.metrics if name not in RECONSTRUCTION]
@@ -29,13 +31,13 @@ def run(options: Options, say=print) -> dict[str, Any]:
   if jax.process_index():
     return {}  # Its images are drawn; the first process measures.
   if of_samples:
-    metrics |= session.sample_numbers(samples)
+    metrics |= numbers.sample_numbers(session, samples)
     if 'neighbours' in of_samples:
-      pictures |= session.neighbour_picture()
+      pictures |= numbers.neighbour_picture(session)
     shown = samples.take(_SHOWN)
     if len({image.shape for image in shown}) == 1:
       pictures |= {'Samples': panels.grid(shown)}
-  metrics |= session.reconstruction_numbers()
+  metrics |= numbers.reconstruction_numbers(session)
   content = {
     'metrics': metrics,
     'notes': notes(session, metrics),

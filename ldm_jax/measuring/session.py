@@ -1,6 +1,5 @@
-"""One evaluation under way: its images, its networks, its numbers."""
+"""One evaluation under way: its run, its networks, its images."""
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
@@ -17,73 +16,18 @@ from ldm_jax.evaluation import (
   gallery,
   image_sets,
   inception,
-  neighbours,
-  npz,
-  pairs,
-  protocols,
   random_features,
-  scene_accuracy,
-  set_metrics,
-  statistics,
   vgg,
 )
 from ldm_jax.evaluation.features import Network
 from ldm_jax.evaluation.image_sets import ImageSet
-from ldm_jax.evaluation.statistics import Statistics
 from ldm_jax.first_stage import lpips
 from ldm_jax.interop import files, graph_file
 from ldm_jax.measuring import generate
+from ldm_jax.measuring.options import NAMES, Options
 from ldm_jax.splits import open_split
 from ldm_jax.training import checkpoint, manifest
 from ldm_jax.types import UserError
-
-# Of the first stage of a run; the rest is of samples.
-RECONSTRUCTION = (*pairs.NAMES, 'rfid', 'random_rfrechet', 'codebook')
-NAMES = (
-  *set_metrics.METRICS,
-  *set_metrics.RANDOM,
-  *RECONSTRUCTION,
-  'scene_accuracy',
-  'neighbours',
-)
-_NEIGHBOURS_OF = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """What is asked for; '' and () mean that it was not said."""
-
-  workdir: str = ''
-  step: int | None = None
-  samples: str = ''
-  reference: str = ''
-  metrics: tuple[str, ...] = ()
-  num: int = 1000
-  reference_num: int = 0  # 0: all
-  inputs: str = ''
-  batch_size: int = 50
-  inception: str = ''
-  vgg: str = ''
-  lpips: str = ''
-  cache: str = ''
-  out: str = ''
-  save_npz: str = ''
-  settings: Settings = Settings()
-  seed: int = 0
-  protocol: protocols.Protocol = protocols.PROTOCOLS['torch-fidelity']
-
-  def __post_init__(self):
-    for name in self.metrics:
-      if name not in NAMES:
-        raise UserError(
-          f'--metrics={name!r} is unknown; known: {", ".join(NAMES)}.'
-        )
-    if not self.workdir and not self.samples:
-      raise UserError('Give --workdir, a run, or --samples, a folder.')
-    if self.num < 1 or self.batch_size < 1 or self.reference_num < 0:
-      raise UserError(
-        f'--num={self.num}, --batch_size={self.batch_size}: at least 1.'
-      )
 
 
 class Session:
@@ -264,156 +208,6 @@ class Session:
       texts = self.conditions.of(0, options.num)[0].get('text')
     return None if not texts or None in texts else texts
 
-  # Checks.
-
-  def check(self, *settings: Settings) -> None:
-    """Opens all that the metrics take, so that nothing is drawn in vain.
-
-    Args:
-      *settings: those that the run's samples will be drawn with.
-
-    Raises:
-      UserError: something is missing, or cannot be drawn.
-    """
-    of_run = not self.options.samples
-    asked = [name for name in self.metrics if name in RECONSTRUCTION]
-    if len(asked) < len(self.metrics) and of_run:
-      if self.is_first_stage:
-        raise UserError(
-          f'{self.options.workdir} is a first stage; of those there are '
-          f'{", ".join(RECONSTRUCTION)}.'
-        )
-      for one in settings:
-        generate.batch(self.ldm, one, self.conditions, 0, 1)
-    if jax.process_index():
-      return  # The first process measures.
-    for table, network_of in self._tables:
-      self._check_set(table, network_of)
-    if 'neighbours' in self.metrics:
-      _ = self.neighbour_network, self.reference
-    if 'scene_accuracy' in self.metrics and self.captions is None:
-      raise UserError(
-        '--metrics=scene_accuracy needs a text run on scenes, or a gallery '
-        'of one with its captions (sample.py --inputs=SPLIT).'
-      )
-    if 'lpips' in asked:
-      _ = self.lpips_params
-    if asked and of_run:
-      first_stage_metrics.check_run(asked, self.num_codes)
-      _ = self.originals, 'rfid' in asked and self.inception
-    elif asked:
-      first_stage_metrics.check_sets(asked, self.reference, self.samples)
-
-  def _check_set(self, table: Mapping, network_of) -> None:
-    asked = {k: table[k] for k in self.metrics if k in table}
-    if not asked:
-      return
-    wanted = set_metrics.needs(asked.values(), True)
-    _, lacking = self.reference_moments(network_of(), wanted)
-    reference = self.reference.count if any(lacking.values()) else 0
-    samples = self.options.num
-    if self.options.samples:
-      samples = self.samples.count
-    for metric in asked.values():
-      metric.check(samples, reference, self.options.protocol)
-
-  # Numbers.
-
-  @property
-  def _tables(self):
-    """(set metrics, the network that they are taken in), twice."""
-    return (
-      (set_metrics.METRICS, lambda: self.inception),
-      (set_metrics.RANDOM, lambda: self.random),
-    )
-
-  def statistics(
-    self, network: Network, images: ImageSet, wanted: Mapping, cached: bool
-  ) -> Statistics:
-    """Moments and rows of a set; of references from the cache."""
-    arguments = {**wanted, 'batch_size': self.options.batch_size}
-    if not cached:
-      found = statistics.measure(network, images, **arguments)
-    else:
-      found = statistics.measure_cached(
-        network, images, self.cache, **arguments
-      )
-    if found.pace is not None:
-      self.pace[f'{network.name} on {images.name}'] = found.pace.about()
-    return found
-
-  def reference_statistics(self, network: Network, wanted) -> Statistics:
-    """As the npz says of itself, or as measured."""
-    given, lacking = self.reference_moments(network, wanted)
-    found = Statistics(self.options.reference, 0, {}, {})
-    if any(lacking.values()):
-      found = self.statistics(network, self.reference, lacking, True)
-    return dataclasses.replace(found, moments={**found.moments, **given})
-
-  def reference_moments(self, network: Network, wanted) -> tuple[dict, dict]:
-    """(what the reference's npz says of itself, what is left to measure)."""
-    path, given = self.options.reference, {}
-    if network.size and path.endswith('.npz'):
-      given = npz.read_statistics(path)
-    moments = tuple(m for m in wanted['moments'] if m not in given)
-    return given, {'moments': moments, 'rows': wanted['rows']}
-
-  def set_numbers(self, table: Mapping, network_of, samples: ImageSet) -> dict:
-    """The metrics of `table` that were asked for, of samples and reference."""
-    asked = {k: table[k] for k in self.metrics if k in table}
-    if not asked:
-      return {}
-    network, wanted = network_of(), set_metrics.needs(asked.values(), False)
-    if self.options.save_npz and network.size:
-      wanted['moments'] = tuple({*wanted['moments'], 'pool', 'spatial'})
-    theirs = set_metrics.needs(asked.values(), True)
-    reference = None
-    if any(theirs.values()):
-      reference = self.reference_statistics(network, theirs)
-    ours = self.statistics(network, samples, wanted, False)
-    if self.options.save_npz and network.size:
-      save_npz(self.options.save_npz, samples, ours)
-    return set_metrics.compute(asked, ours, reference, self.options.protocol)
-
-  def sample_numbers(self, samples: ImageSet) -> dict[str, float]:
-    """Every metric of samples that was asked for."""
-    found = {}
-    for table, network_of in self._tables:
-      found |= self.set_numbers(table, network_of, samples)
-    if 'scene_accuracy' in self.metrics:
-      pixels = np.stack(samples.take(samples.count))
-      count = min(len(pixels), len(self.captions))
-      scores = scene_accuracy.scene_accuracy(
-        pixels[:count], self.captions[:count]
-      )
-      found |= {f'scene_{k}': v for k, v in scores.items()}
-    return found
-
-  def reconstruction_numbers(self) -> dict[str, float]:
-    """Metrics of the first stage, or of two folders pair by pair."""
-    asked = [name for name in self.metrics if name in RECONSTRUCTION]
-    if not asked:
-      return {}
-    params = self.lpips_params if 'lpips' in asked else None
-    if self.options.samples:
-      return first_stage_metrics.of_sets(
-        asked, self.reference, self.samples, self.options.batch_size, params
-      )
-    networks = {}
-    if 'rfid' in asked:
-      networks['rfid'] = self.inception
-    if 'random_rfrechet' in asked:
-      networks['random_rfrechet'] = self.random
-    return first_stage_metrics.of_run(
-      asked,
-      self.originals,
-      self.reconstruct,
-      self.options.batch_size,
-      networks,
-      params,
-      self.num_codes,
-    )
-
   @property
   def num_codes(self) -> int:
     return self.ldm.config.first_stage.get('num_codes', 0)
@@ -424,19 +218,6 @@ class Session:
     again = first_stage_metrics.reconstructor(self.ldm.parts.first_stage)
     return again(self.ldm.params['first_stage'])
 
-  def neighbour_picture(self) -> dict[str, np.ndarray]:
-    """A title, and samples beside their nearest images of the reference."""
-    network = self.neighbour_network
-    samples = self.samples.take(_NEIGHBOURS_OF)
-    indices, _ = neighbours.nearest(
-      network, samples, self.reference, batch_size=self.options.batch_size
-    )
-    title = (
-      f'Samples (left) and their nearest images of {self.reference.name}, in '
-      f'the features of a {network.name}'
-    )
-    return {title: neighbours.picture(samples, self.reference, indices)}
-
 
 def read_weights(path: str) -> Mapping[str, np.ndarray]:
   """Arrays of a published file by name; nothing in it is executed.
@@ -446,14 +227,3 @@ def read_weights(path: str) -> Mapping[str, np.ndarray]:
   if path.endswith('.pb'):
     return graph_file.read_constants(path)
   return files.read_published(path)
-
-
-def save_npz(path: str, samples: ImageSet, found: Statistics) -> None:
-  """The samples and their statistics, as the ADM evaluator reads them."""
-  pixels = samples.take(samples.count)
-  sizes = {image.shape[:2] for image in pixels}
-  if len(sizes) > 1:
-    raise UserError(
-      f'--save_npz needs images of one size; {samples.name} has {len(sizes)}.'
-    )
-  npz.write(path, np.stack(pixels), found.moments)

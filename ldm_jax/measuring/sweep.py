@@ -10,8 +10,9 @@ import jax
 
 from ldm_jax.data import panels
 from ldm_jax.evaluation import report
-from ldm_jax.measuring import evaluate
-from ldm_jax.measuring.session import RECONSTRUCTION, Options, Session
+from ldm_jax.measuring import evaluate, numbers
+from ldm_jax.measuring.options import RECONSTRUCTION, Options
+from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
 
 _PACE = 'pace.json'
@@ -50,7 +51,7 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
     raise UserError(f'--metrics={wrong[0]} does not change in a sweep.')
   table = grid.rows()
   settings = [dataclasses.replace(options.settings, **row) for row in table]
-  session.check(*settings)
+  numbers.check(session, *settings)
   out = session.out / 'sweep'
   rows, shown = [], []
   for number, row in enumerate(table):
@@ -61,10 +62,10 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
     if jax.process_index():
       continue  # Its images are drawn; the first process measures.
     speed = _speed(folder, session.pace['generation'])
-    numbers = session.sample_numbers(samples)
-    rows.append({**row, 'images_per_second': speed, 'metrics': numbers})
+    found = numbers.sample_numbers(session, samples)
+    rows.append({**row, 'images_per_second': speed, 'metrics': found})
     shown += samples.take(_SHOWN)
-    say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in numbers.items()))
+    say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in found.items()))
   if not rows:
     return {}
   content = {

@@ -11,7 +11,7 @@ from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import inception, npz, protocols, report
 from ldm_jax.evaluation.features import Network
 from ldm_jax.measuring import evaluate
-from ldm_jax.measuring.session import Options
+from ldm_jax.measuring.options import Options
 from ldm_jax.types import UserError
 
 RNG = np.random.default_rng(0)

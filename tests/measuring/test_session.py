@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_jax.diffusion.settings import Settings
-from ldm_jax.evaluation import inception, npz, random_features
+from ldm_jax.evaluation import npz
 from ldm_jax.measuring import session
+from ldm_jax.measuring.options import Options
 from ldm_jax.types import UserError
 from tests.evaluation import released
 
@@ -16,23 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def opened(**options):
-  return session.Session(session.Options(**options), say=lambda text: None)
-
-
-@pytest.mark.parametrize(
-  ('options', 'message'),
-  [
-    (
-      {'samples': 'x', 'metrics': ('beauty',)},
-      "'beauty' is unknown; known: fid",
-    ),
-    ({}, '--workdir, a run, or --samples'),
-    ({'samples': 'x', 'num': 0}, '--num=0'),
-  ],
-)
-def test_options_are_checked_before_anything_is_opened(options, message):
-  with pytest.raises(UserError, match=message):
-    session.Options(**options)
+  return session.Session(Options(**options), say=lambda text: None)
 
 
 def test_metrics_that_need_files_name_them_and_their_options(text_run):
@@ -43,7 +27,7 @@ def test_metrics_that_need_files_name_them_and_their_options(text_run):
     found.lpips_params  # noqa: B018
   found = opened(workdir=str(text_run), vgg='absent.pth', metrics=('fid',))
   with pytest.raises(UserError, match='--vgg=absent.pth is no file'):
-    found.neighbour_picture()
+    found.neighbour_network  # noqa: B018
 
 
 def test_the_default_is_what_is_possible(text_run, vq_run, tmp_path):
@@ -77,52 +61,6 @@ def test_references_are_paths_or_splits(text_run, tmp_path):
   assert found.reference.count == 5
   with pytest.raises(UserError, match='--reference is absent does not exist'):
     opened(samples=str(tmp_path), reference='absent').reference  # noqa: B018
-
-
-@pytest.mark.parametrize(
-  ('options', 'message'),
-  [
-    ({'metrics': ('fid',)}, '--inception is missing'),
-    ({'metrics': ('fid',), 'inception': 'x.pth'}, '--inception=x.pth is no'),
-    ({'metrics': ('neighbours',), 'vgg': 'x.pth'}, '--vgg=x.pth is no'),
-    ({'metrics': ('lpips',)}, '--metrics=lpips needs --lpips'),
-    ({'reference': 'typo'}, "no split 'typo'"),
-    ({'inputs': 'typo'}, "no split 'typo'"),
-    ({'metrics': ('psnr',), 'inputs': 'typo'}, "no split 'typo'"),
-    ({'metrics': ('codebook',)}, 'needs a VQ first stage'),
-    ({'metrics': ('kid',), 'num': 9}, 'KID needs 1000 images .* one has 9'),
-    ({'metrics': ('kid',), 'num': 1000}, 'KID needs 1000 .* one has 20'),
-    ({'metrics': ('dc',), 'reference_num': 5}, '5 images have no neighbour'),
-  ],
-)
-def test_what_is_missing_is_found_before_anything_is_drawn(
-  text_run, options, message, monkeypatch
-):
-  if {'kid', 'dc'} & {*options.get('metrics', ())}:
-    network = random_features.network()
-    monkeypatch.setattr(inception, 'load', lambda path, read: network)
-  found = opened(workdir=str(text_run), **options)
-  with pytest.raises(UserError, match=message):
-    found.check(Settings(2))
-
-
-def test_what_is_possible_passes(text_run, vq_run):
-  opened(workdir=str(text_run)).check(Settings(2))
-  opened(workdir=str(vq_run)).check(Settings(2))
-
-
-def test_a_reference_npz_speaks_for_itself(tmp_path):
-  """Its mu and sigma are taken; its images only where they are needed."""
-  given = {'pool': (RNG.random(3), np.eye(3))}
-  npz.write(tmp_path / 'stats.npz', statistics=given)
-  found = opened(samples='x', reference=str(tmp_path / 'stats.npz'))
-  network = type('Network', (), {'size': 299, 'name': 'net'})
-  wanted = {'moments': ('pool',), 'rows': ()}
-  found = found.reference_statistics(network, wanted)
-  np.testing.assert_array_equal(found.moments['pool'][0], given['pool'][0])
-  found = opened(samples='x', reference=str(tmp_path / 'stats.npz'))
-  with pytest.raises(UserError, match='arr_0'):
-    found.reference_statistics(network, {'moments': (), 'rows': ('pool',)})
 
 
 def test_captions_of_galleries_and_runs(text_run, tmp_path):

@@ -4,7 +4,8 @@ import pytest
 
 from ldm_jax.evaluation import report
 from ldm_jax.measuring import sweep
-from ldm_jax.measuring.session import Options, Session
+from ldm_jax.measuring.options import Options
+from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
 
 GRID = sweep.Grid(steps=[2, 3], eta=[0.0, 0.7], guidance=[1.5, 2.0, 4.0])
