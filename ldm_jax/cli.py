@@ -1,4 +1,4 @@
-"""What every script does around its work: flags, errors, caches."""
+"""What every script does around its work: flags, memory, caches."""
 
 import ctypes
 import functools
@@ -9,12 +9,10 @@ import sys
 from collections.abc import Callable
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 
+from ldm_jax import command
 from ldm_jax.types import UserError
-
-# The exit code of a mistake of the user's, as for unusable arguments.
-USER_ERROR = 2
 
 # Flags. Several scripts have some of the same names, and one process (of tests)
 # may import them all.
@@ -31,27 +29,21 @@ string, integer, number, boolean, strings = (
 
 
 def run(main: Callable[[], int | None]):
-  """Parses flags, runs main() and exits with what it returns.
+  """As command.run, of a program that computes.
 
-  A UserError, and any flag that cannot be read, becomes one line on stderr and
-  exit code 2. Compiled programs are cached between runs, in
-  $JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax.
+  Compiled programs are cached between runs, in $JAX_COMPILATION_CACHE_DIR or
+  ~/.cache/ldm_jax.
   """
 
-  def guarded(argv):
-    if len(argv) > 1:
-      _fail(f'unexpected arguments: {" ".join(argv[1:])}')
+  def computing():
     if not flags.FLAGS['verbosity'].present:
       # Orbax tells each save in twenty lines.
       logging.set_verbosity(logging.WARNING)
     _keep_memory()
     _cache_programs()
-    try:
-      sys.exit(main())
-    except UserError as error:
-      _fail(error)
+    return main()
 
-  app.run(guarded, flags_parser=_parse)
+  command.run(computing)
 
 
 def size(text: str | None) -> tuple[int, int] | None:
@@ -62,41 +54,6 @@ def size(text: str | None) -> tuple[int, int] | None:
   if len(sides) != 2 or not all(s.isdigit() and int(s) > 0 for s in sides):
     raise UserError(f'--size={text} must be HEIGHTxWIDTH, such as 256x512.')
   return int(sides[0]), int(sides[1])
-
-
-def _parse(argv):
-  try:
-    rest = flags.FLAGS(argv, known_only=False)
-    # That a config file is not there is told when it is first used.
-    getattr(getattr(flags.FLAGS, 'config', None), 'lock', None)
-    return rest
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError,
-          OSError, ImportError, SyntaxError) as error:  # fmt: skip
-    _fail(_in_one_line(error))
-
-
-def _in_one_line(error: Exception) -> str:
-  """What is wrong, without what ml_collections puts around it.
-
-  It reports an unknown key or a value of the wrong type with whatever exception
-  came up, and a config file may raise anything: then the message holds a
-  traceback, whose last line matters.
-  """
-  # str() of a KeyError, or of an AttributeError around one, is a repr.
-  while error.args and isinstance(error.args[0], KeyError):
-    error = error.args[0]
-  message = str(error.args[0] if isinstance(error, KeyError) else error)
-  last = message.strip().splitlines()[-1]
-  if 'Traceback (most recent call last)' in message:
-    message = last.partition('Error: ')[2] or last
-  elif 'Failed loading config file' in message:
-    message = f'--config: {last}'
-  return ' '.join(message.split())
-
-
-def _fail(error) -> None:
-  print(f'Error: {error}', file=sys.stderr)
-  sys.exit(USER_ERROR)
 
 
 def _cache_programs():

@@ -14,7 +14,7 @@ ALLOWED = {
   'types': set(),
   'nn': {'types'},
   'diffusion': {'types'},
-  'data': {'types'},
+  'data': {'command', 'types'},  # data/verify.py is a program.
   'first_stage': {'nn', 'types'},
   'models': {'nn', 'types'},
   'tasks': {'nn', 'data', 'types'},
@@ -43,7 +43,8 @@ ALLOWED = {
     'types',
   },
   # The scripts' own halves.
-  'cli': {'types'},
+  'command': {'types'},
+  'cli': {'command', 'types'},
   'latent_cache': {'data', 'first_stage', 'training', 'types'},
   'same_model': CORE | {'build', 'sections', 'training'},
   'panel': {'data', 'evaluation', 'first_stage', 'run', 'training', 'types'},

@@ -11,11 +11,11 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from ldm_jax import command
 from ldm_jax.data import folder, images, sources, workers
 from ldm_jax.data.examples import Read
 from ldm_jax.data.spec import DataSpec
@@ -139,26 +139,6 @@ def _run() -> int:
   return int(bool(report.bad))
 
 
-def main(argv: Sequence[str]) -> int:
-  """The command; a user's mistake is one line and exit code 2."""
-  try:
-    if len(argv) > 1:
-      raise UserError(f'{argv[1]!r} is no flag; did you mean --path={argv[1]}?')
-    return _run()
-  except UserError as e:
-    print(f'error: {e}', file=sys.stderr)
-    return 2
-
-
-def _parse_flags(argv: Sequence[str]) -> list[str]:
-  """absl's own parser exits with 1, which here means bad images."""
-  try:
-    return flags.FLAGS(argv)
-  except flags.Error as e:
-    print(f'error: {e}', file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == '__main__':
   define_flags()
-  app.run(main, flags_parser=_parse_flags)
+  command.run(_run)

@@ -82,4 +82,5 @@ def test_the_command(root, tmp_path):
 def test_a_wrong_command_is_one_line_and_exit_code_2(flag, message):
   found = command(flag)
   assert found.returncode == 2
-  assert message in found.stderr and 'Traceback' not in found.stderr
+  assert message in found.stderr and found.stderr.startswith('Error: ')
+  assert found.stderr.count('\n') == 1
