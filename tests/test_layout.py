@@ -12,13 +12,14 @@ PACKAGE = ROOT / 'ldm_jax'
 CORE = {'nn', 'diffusion', 'first_stage', 'models', 'tasks', 'data', 'types'}
 ALLOWED = {
   'types': set(),
+  'whole': set(),
   'nn': {'types'},
   'diffusion': {'types'},
-  'data': {'command', 'types'},  # data/verify.py is a program.
+  'data': {'command', 'types', 'whole'},  # data/verify.py is a program.
   'first_stage': {'nn', 'types'},
   'models': {'nn', 'types'},
   'tasks': {'nn', 'data', 'types'},
-  'training': {'first_stage', 'models', 'diffusion', 'types'},
+  'training': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
   # Beside the design's arrows: scores of scenes read them with data's reader,
   # and foreign checkpoints hold schedules.
   'evaluation': {'first_stage', 'models', 'data', 'types'},

@@ -15,6 +15,7 @@ import os
 
 import numpy as np
 
+from ldm_jax import whole
 from ldm_jax.data import images, quarantine
 from ldm_jax.data.examples import Read
 from ldm_jax.data.spec import DataSpec
@@ -102,10 +103,8 @@ def claim(folder: str, about: dict, write: bool = True) -> None:
       )
   elif write:
     os.makedirs(folder, exist_ok=True)
-    partial = f'{path}.partial'
-    with open(partial, 'w', encoding='utf-8') as file:
-      json.dump(about, file, indent=1)
-    os.replace(partial, path)
+    with whole.written(path) as place:
+      place.write_text(json.dumps(about, indent=1))
 
 
 def shards(folder: str, examples: int) -> list[tuple[str, range]]:
@@ -124,17 +123,17 @@ def write_shard(path: str, rows) -> None:
   """Writes (labels, float32 [versions h w c]) rows; whole or not at all."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  partial = f'{path}.partial'
-  writer = ArrayRecordWriter(partial, 'group_size:1')
-  for labels, values in rows:
-    plain = {
-      key: int(value) if isinstance(value, np.integer) else value
-      for key, value in labels.items()
-    }
-    head = json.dumps(plain).encode()
-    writer.write(head + b'\n' + np.ascontiguousarray(values, '<f4').tobytes())
-  writer.close()
-  os.replace(partial, path)
+  with whole.written(path) as place:
+    writer = ArrayRecordWriter(str(place), 'group_size:1')
+    for labels, values in rows:
+      plain = {
+        key: int(value) if isinstance(value, np.integer) else value
+        for key, value in labels.items()
+      }
+      head = json.dumps(plain).encode()
+      body = np.ascontiguousarray(values, '<f4').tobytes()
+      writer.write(head + b'\n' + body)
+    writer.close()
 
 
 class Latents:

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
+from ldm_jax import whole
 from ldm_jax.training import text_log
 
 
@@ -57,9 +58,8 @@ class Writer:
     folder = self._workdir / 'samples'
     folder.mkdir(exist_ok=True)
     path = folder / f'step_{int(step):07d}_{name}.png'
-    partial = path.with_suffix('.partial')
-    Image.fromarray(image).save(partial, format='PNG')
-    partial.replace(path)
+    with whole.written(path) as place:
+      Image.fromarray(image).save(place, format='PNG')
     if self._board is not None:
       self._board.write_images(int(step), {name: image[None]})
     return path
@@ -96,9 +96,8 @@ def keep_until(path: pathlib.Path, step: int) -> None:
       kept.append(line)
   new = ''.join(kept)
   if new != old:
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(new, encoding='utf-8')
-    partial.replace(path)
+    with whole.written(path) as place:
+      place.write_text(new, encoding='utf-8')
 
 
 class Progress:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from ldm_jax import whole
 from ldm_jax.types import UserError
 
 # The sections of a config that decide which weights there are.
@@ -27,9 +28,8 @@ def write_config(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     return
   path = epath.Path(workdir) / 'config.json'
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name('config.json.partial')
-  partial.write_text(json.dumps(config, indent=2) + '\n')
-  partial.replace(path)
+  with whole.written(path) as place:
+    place.write_text(json.dumps(config, indent=2) + '\n')
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
