@@ -8,8 +8,10 @@
 """
 
 import dataclasses
+import functools
 import os
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from absl import flags
@@ -18,8 +20,10 @@ import ldm_jax
 from ldm_jax import cli, guides, sampling_flags
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
+from ldm_jax.data.spec import DataSpec
 from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.splits import open_split
+from ldm_jax.task_inputs import keys
 from ldm_jax.types import UserError
 
 flags.adopt_module_key_flags(sampling_flags)
@@ -218,9 +222,9 @@ def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
     for k, v in given.items()
     if k in TOLD
   }
-  known = {*ldm.parts.prepare.needs, *ldm.parts.prepare.blank(64)}
+  own = keys(ldm.parts)
   edited = {k: np.stack(given.pop(k)) for k in OF_ALL
-            if k in given and k not in known}  # fmt: skip
+            if k in given and k not in own}  # fmt: skip
   return num, told, {**ldm.inputs(num, given), **edited}
 
 
@@ -228,13 +232,7 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
   """What --layout, --segmentation, --image and --mask give."""
   given = {}
   if _LAYOUT.value:
-    source = ldm.parts.data.source
-    classes = None
-    if source == 'scenes' or ldm.parts.data.path:
-      split = ldm.parts.data.eval_split
-      classes = getattr(
-        sources.open_source(ldm.parts.data, split), 'classes', None
-      )
+    classes = Classes(ldm.parts.data)
     given['boxes'], given['box_labels'] = files.layouts(_LAYOUT.value, classes)
   fit = lambda flag, found, **how: files.same_size(
     flag, [files.fit(x, size, **how) for x in found] if size else found
@@ -242,7 +240,7 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
   if _SEGMENTATION.value:
     found = files.maps('--segmentation', _SEGMENTATION.value)
     given['segmentation'] = fit('--segmentation', found, nearest=True)
-  if _IMAGE.value and 'low_res' in ldm.parts.prepare.blank(64):
+  if _IMAGE.value and 'low_res' in keys(ldm.parts):
     found = files.pictures('--image', _IMAGE.value)
     given['low_res'] = files.same_size('--image', found)
   elif _IMAGE.value:
@@ -259,9 +257,35 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
   return given
 
 
+class Classes(Sequence):
+  """Their names in a run's data, which is opened when one is looked up."""
+
+  def __init__(self, spec: DataSpec):
+    self._spec = spec
+
+  @functools.cached_property
+  def _names(self) -> Sequence[str]:
+    names = None
+    if self._spec.source == 'scenes' or self._spec.path:
+      source = sources.open_source(self._spec, self._spec.eval_split)
+      names = getattr(source, 'classes', None)
+    if names is None:
+      raise UserError(
+        "--layout names classes, and the run's data is not here to say their "
+        'numbers; use numbers.'
+      )
+    return names
+
+  def __len__(self) -> int:
+    return len(self._names)
+
+  def __getitem__(self, index):
+    return self._names[index]
+
+
 def condition_picture(ldm, inputs: dict, number: int, size):
   """What an image was drawn from, as a picture; None where there is none."""
-  if 'image' in inputs and 'image' not in ldm.parts.prepare.blank(64):
+  if 'image' in inputs and 'image' not in keys(ldm.parts):
     return inputs['image'][number]
   if not hasattr(ldm.parts.prepare, 'show'):
     return None

@@ -85,6 +85,7 @@ SCRIPTS = {
   'cli', 'run', 'dry_run', 'pipeline', 'build', 'training', 'evaluation',
   'interop', 'data', 'types', 'stablehlo', 'weights', '__init__',
   'guides', 'measuring', 'panel', 'same_model', 'sampling_flags', 'splits',
+  'task_inputs',
 }  # fmt: skip
 
 HEAVY = {'torch', 'tensorflow'}

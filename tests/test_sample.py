@@ -17,14 +17,16 @@ from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
 from ldm_jax.types import UserError
 
+SCENES = DataSpec('scenes', 32, max_objects=3)
 
-def inputs_of(prepare, size=None, **given):
+
+def inputs_of(prepare, size=None, data=SCENES, **given):
   """`task_inputs` of a run of that task, without its networks."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   parts = types.SimpleNamespace(
     config=types.SimpleNamespace(task={'name': 'a task'}),
-    data=DataSpec('scenes', 32, max_objects=3),
+    data=data,
     prepare=prepare,
   )
   ldm = types.SimpleNamespace(
@@ -89,6 +91,22 @@ def test_layouts_name_the_classes_of_the_data(tmp_path):
   assert arrays['tokens'].shape == (2, 92)
 
 
+def test_layouts_in_numbers_need_no_data(tmp_path):
+  path, boxes = tmp_path / 'boxes.json', [[0, 0, 0.5, 0.5]]
+  gone = DataSpec('folder', 32, str(tmp_path / 'gone'))
+  for labels, says in ([3], None), (['dog'], 'is not a folder'):
+    path.write_text(json.dumps({'boxes': boxes, 'labels': labels}))
+    if says is None:
+      _, told, _ = inputs_of(layout.Prepare(), data=gone, layout=str(path))
+      assert told['box_labels'][0] == [3]
+    else:
+      with pytest.raises(UserError, match=says):
+        inputs_of(layout.Prepare(), data=gone, layout=str(path))
+  with pytest.raises(UserError, match='use numbers'):
+    nowhere = DataSpec('folder', 32)
+    inputs_of(layout.Prepare(), data=nowhere, layout=str(path))
+
+
 def test_conditions_of_the_data_exclude_others(tmp_path):
   num, told, arrays = inputs_of(layout.Prepare(), inputs='test', num=4)
   assert num == 4 == len(told['boxes']) == len(arrays['tokens'])
@@ -99,7 +117,7 @@ def test_conditions_of_the_data_exclude_others(tmp_path):
 def test_pictures_of_conditions(folder):
   _, _, arrays = inputs_of(inpainting.Prepare(), image=str(folder))
   ldm = types.SimpleNamespace(
-    parts=types.SimpleNamespace(prepare=inpainting.Prepare())
+    parts=types.SimpleNamespace(prepare=inpainting.Prepare(), data=SCENES)
   )
   picture = sample.condition_picture(ldm, arrays, 1, (16, 24))
   assert picture.shape == (16, 24, 3) and (picture == 127).all()

@@ -114,5 +114,13 @@ def test_two_folders_under_inception(small_inception, tmp_path):
   assert max(same['metrics'].values()) < 1e-6
 
 
+def test_nothing_is_drawn_in_vain(text_run, tmp_path):
+  for metrics, says in ((('random_frechet', 'fid'), '--inception is missing'),
+                        (('random_frechet', 'lpips'), '--lpips')):  # fmt: skip
+    with pytest.raises(UserError, match=says):
+      run(workdir=str(text_run), metrics=metrics, out=str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
 def test_versions_name_the_devices():
   assert evaluate.versions()['devices'].startswith('8 x')
