@@ -29,7 +29,9 @@ from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.unet import UNet
 from ldm_jax.parts import MeshSpec, SamplingSpec, TopLevel
 from ldm_jax.tasks import TASKS
+from ldm_jax.training.guard import GuardSpec
 from ldm_jax.training.optim import OptimSpec
+from ldm_jax.training.profile import ProfileSpec
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
@@ -415,6 +417,47 @@ def test_a_schedule_holds_every_key():
   known = inspect.signature(schedules.make).parameters
   for name in ('configs/unconditional_churches', 'configs/classifier_scenes'):
     assert get(name)['schedule'].keys() == known.keys()
+
+
+# Defaults of configs that are not those of the fields they fill, and why.
+OTHER_DEFAULTS = {
+  'dtype',  # The fields' is what a CPU computes in.
+  'save_every',
+  'null_prob',  # A field without one says that nobody knows.
+  'upscale',  # Code refuses what it would invent; the release enlarges.
+  'num_workers',  # Code starts no processes unasked.
+}
+
+
+def test_defaults_are_those_of_what_is_built():
+  row = dict(optim={}, batch_size=1, num_steps=1)
+  diffusion = common.diffusion(
+    first_stage={}, task={'name': 'unconditional'}, unet={}, **row
+  ).to_dict()
+  classifier = common.classifier(first_stage={}, classifier={}, **row).to_dict()
+  first_stage = common.first_stage({}, batch_size=1).to_dict()
+  model = config_dict.ConfigDict(common.autoencoder('vq')).to_dict()
+  for section, kind in (
+    (diffusion, TopLevel),
+    (diffusion['data'], DataSpec),
+    (diffusion['optim'], OptimSpec),
+    (diffusion['mesh'], MeshSpec),
+    (diffusion['guard'], GuardSpec),
+    (diffusion['profile'], ProfileSpec),
+    (diffusion['unet'], UNet),
+    (diffusion['loss'], DiffusionLossSpec),
+    (diffusion['sampling'], SamplingSpec),
+    (classifier['classifier'], NoisyClassifier),
+    (first_stage['loss'], FirstStageLossSpec),
+    (model, build.FIRST_STAGES['vq']),
+  ):
+    others = {
+      name
+      for name, field in sections.fields_of(kind).items()
+      if field.default is not dataclasses.MISSING
+      and section.get(name) not in (None, field.default)
+    }
+    assert others <= OTHER_DEFAULTS, kind
 
 
 def test_two_configs_never_share_a_section():
