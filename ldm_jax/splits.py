@@ -28,12 +28,16 @@ def open_split(spec: DataSpec, name: str, option: str, other: str = ''):
   """
   own = (spec.train_split, spec.eval_split)
   usual = itertools.chain(SPLITS, *SPLITS.values())
-  if spec.source in _LENIENT and name not in (*own, *usual):
-    # COCO's annotations may be of splits of any name.
-    files = os.path.join(glob.escape(spec.path), '*', f'*{glob.escape(name)}*')
-    if spec.source != 'coco' or not glob.glob(f'{files}.json'):
-      raise UserError(
-        f"{option}={name} is no split of the run's data, such as "
-        f'{" and ".join(sorted({*own}))}{f", nor {other}" if other else ""}.'
-      )
+  lenient = spec.source in _LENIENT and not _annotated(spec, name)
+  if name not in (*own, *usual) and (lenient or os.sep in name):
+    raise UserError(
+      f"{option}={name} is no split of the run's data, such as "
+      f'{" and ".join(sorted({*own}))}{f", nor {other}" if other else ""}.'
+    )
   return sources.open_source(spec, name)
+
+
+def _annotated(spec: DataSpec, name: str) -> bool:
+  """Whether COCO's annotations, whose splits have any name, have this one."""
+  files = os.path.join(glob.escape(spec.path), '*', f'*{glob.escape(name)}*')
+  return spec.source == 'coco' and bool(glob.glob(f'{files}.json'))

@@ -36,3 +36,5 @@ def test_splits_of_coco_have_any_name(tmp_path):
 def test_other_sources_know_their_splits():
   with pytest.raises(UserError, match="scenes has no split 'typo'"):
     open_split(DataSpec('scenes', 8), 'typo', '--inputs')
+  with pytest.raises(UserError, match='--reference=/data/typo is no split'):
+    open_split(DataSpec('scenes', 8), '/data/typo', '--reference')
