@@ -2,6 +2,7 @@
 
 from ldm_jax import cli
 from ldm_jax.diffusion import SOLVERS
+from ldm_jax.diffusion.sampling import SPACINGS
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.types import UserError
 
@@ -12,8 +13,7 @@ _SAMPLER = cli.string(
 _SPACING = cli.string(
   'spacing',
   '',
-  "Timesteps: leading, trailing, compvis, karras or log_snr; the sampler's own "
-  'if unset.',
+  f"Timesteps: {', '.join(SPACINGS)}; the sampler's own if unset.",
 )
 _ETA = cli.number(
   'eta', 0.0, 'Of the sampler ddim: 0 deterministic, 1 ancestral.'
