@@ -19,7 +19,7 @@ def get_config(variant: str = ''):
     task=dict(
       name='text',
       width=64,
-      depth=2,
+      depth=1,
       vocab_file='scenes',
       vocab_size=39,
       special_tokens=(2, 3, 0),
@@ -41,16 +41,18 @@ def get_config(variant: str = ''):
     # a cosine's steps more than half are where shapes are decided.
     schedule=dict(kind='cosine'),
     loss=dict(prediction='v'),
+    # Colour, place and shape are learned one after another, each while the
+    # rate is high; the average of the weights does what a decay would.
     optim=dict(
-      learning_rate=1.5e-3,
-      schedule='cosine',
+      learning_rate=2e-3,
       warmup_steps=100,
+      b2=0.99,
       clip_norm=1.0,
     ),
     batch_size=32,
-    num_steps=1600,
-    sampling=dict(num=16, guidance=2.5),
+    num_steps=1800,
+    sampling=dict(num=16, guidance=4.0),
   )
   config.dtype, config.ema_decay = 'float32', 0.995
-  config.log_every, config.show_every, config.save_every = 100, 800, 800
+  config.log_every, config.show_every, config.save_every = 100, 900, 900
   return common.select(config, variant)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax import build
+from ldm_jax import build, same_model
 from ldm_jax.data import inputs
 from ldm_jax.diffusion.gradient_guidance import Guide, by_classifier, by_image
 from ldm_jax.first_stage import lpips as lpips_files
@@ -46,8 +46,12 @@ def to_class(
       "classifier; train one with configs/classifier_scenes.py's like."
     )
   build.check_same_schedule(parts, ldm.parts, workdir)
-  checkpoint.check_same_model(
-    workdir, {'first_stage': ldm.config.first_stage}, sections=('first_stage',)
+  same_model.check(
+    workdir,
+    {'first_stage': ldm.config.first_stage},
+    f'The classifier in {workdir} knows the latents of another first stage; '
+    'train one on the latents of this run.',
+    ('first_stage',),
   )
   items, meta = checkpoint.load_items(workdir, ['classifier'], step)
   theirs = meta['scale_factor']

@@ -39,7 +39,7 @@ class TopLevel:
   show_every: int = 5_000
   eval_every: int = 0  # 0: never
   eval_num: int = 256  # images of each of these evaluations
-  save_every: int = 10_000
+  save_every: int = 5_000
   keep_checkpoints: int = 3  # the newest
   keep_every: int = 0  # and, for good, multiples of so many steps; 0: none
   mesh: dict = dataclasses.field(default_factory=dict)

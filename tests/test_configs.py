@@ -422,7 +422,6 @@ def test_a_schedule_holds_every_key():
 # Defaults of configs that are not those of the fields they fill, and why.
 OTHER_DEFAULTS = {
   'dtype',  # The fields' is what a CPU computes in.
-  'save_every',
   'null_prob',  # A field without one says that nobody knows.
   'upscale',  # Code refuses what it would invent; the release enlarges.
   'num_workers',  # Code starts no processes unasked.

@@ -29,7 +29,7 @@ ALLOWED = {
   'build': CORE | {'parts', 'sections', 'training'},
   'task_inputs': {'parts', 'types'},
   'edits': {'data', 'diffusion', 'types'},
-  'guides': CORE | {'build', 'interop', 'training'},
+  'guides': CORE | {'build', 'interop', 'same_model', 'training'},
   'programs': {'diffusion', 'edits', 'first_stage', 'parts'},
   'pipeline': {
     'build',

@@ -29,14 +29,13 @@ from jax.experimental import multihost_utils
 from ldm_jax.training import items as items_lib
 from ldm_jax.training import manifest, text_log
 from ldm_jax.training.items import ARRAYS, META
-from ldm_jax.training.workdir import check_same_model, read_config, write_config
+from ldm_jax.training.workdir import read_config, write_config
 from ldm_jax.types import UserError
 
 __all__ = [
   'Checkpoints',
   'Damaged',
   'SaveError',
-  'check_same_model',
   'load_items',
   'load_step',
   'read_config',

@@ -90,20 +90,6 @@ def check_usable(workdir: epath.PathLike) -> None:
     )
 
 
-def check_same_model(
-  workdir: epath.PathLike,
-  config: Mapping[str, Any],
-  sections: Sequence[str] = MODEL_SECTIONS,
-) -> None:
-  """Raises UserError, naming every key of `sections` that differs.
-
-  A workdir without a config.json agrees with everything.
-  """
-  if has_config(workdir):
-    there, here = read_config(workdir), _tuples(json.loads(json.dumps(config)))
-    compare(there, here, f'{workdir} holds another model.', sections)
-
-
 def compare(
   there: Mapping[str, Any],
   here: Mapping[str, Any],

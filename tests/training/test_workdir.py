@@ -31,22 +31,20 @@ def test_a_torn_config_names_the_file(tmp_path):
     workdir.read_config(tmp_path)
 
 
-def test_the_same_model_may_train_differently(tmp_path):
-  workdir.check_same_model(tmp_path, CONFIG)  # Nothing there yet.
-  workdir.write_config(tmp_path, CONFIG)
-  workdir.check_same_model(tmp_path, {**CONFIG, 'optim': {'learning_rate': 1}})
+def test_the_same_model_may_train_differently():
+  workdir.compare(CONFIG, {**CONFIG, 'optim': {'learning_rate': 1}}, 'Another.')
 
 
-def test_another_model_is_refused_with_every_difference(tmp_path):
-  workdir.write_config(tmp_path, CONFIG)
+def test_another_model_is_refused_with_every_difference():
   other = {
     **CONFIG,
     'first_stage': {'name': 'kl', 'multipliers': (1, 2)},
     'unet': {'channels': 32, 'attention_levels': (), 'head_width': 8},
   }
   with pytest.raises(UserError) as error:
-    workdir.check_same_model(tmp_path, other)
+    workdir.compare(CONFIG, other, 'Another.')
   lines = str(error.value).splitlines()
+  assert lines[0] == 'Another. What differs:'
   assert lines[1:] == [
     '  first_stage.multipliers: (1, 2, 4) there, (1, 2) here',
     '  unet.channels: 64 there, 32 here',
@@ -54,10 +52,9 @@ def test_another_model_is_refused_with_every_difference(tmp_path):
   ]
 
 
-def test_how_a_model_is_computed_and_trained_may_differ(tmp_path):
-  workdir.write_config(tmp_path, CONFIG)
+def test_how_a_model_is_computed_and_trained_may_differ():
   unet = CONFIG['unet'] | {'remat': True, 'dropout': 0.1, 'head_width': None}
-  workdir.check_same_model(tmp_path, {**CONFIG, 'unet': unet})
+  workdir.compare(CONFIG, {**CONFIG, 'unet': unet}, 'Another.')
 
 
 def test_a_config_that_is_no_object_names_the_file(tmp_path):
