@@ -29,9 +29,6 @@ os.environ.setdefault(
   str(pathlib.Path(__file__).parents[1] / '.cache' / 'jax'),
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
-# Tests compile more than they compute: the same programs, in machine code that
-# took less work, are ready in two thirds of the time.
-os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 
 
 @pytest.fixture(scope='session')
