@@ -22,8 +22,8 @@ ALLOWED = {
   'training': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
   # Beside the design's arrows: scores of scenes read them with data's reader,
   # and foreign checkpoints hold schedules.
-  'evaluation': {'first_stage', 'models', 'data', 'types'},
-  'interop': {'first_stage', 'models', 'diffusion', 'types'},
+  'evaluation': {'first_stage', 'models', 'data', 'types', 'whole'},
+  'interop': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
   'sections': {'types'},
   'parts': {'data', 'diffusion', 'first_stage', 'models', 'training', 'types'},
   'build': CORE | {'parts', 'sections', 'training'},

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.lib import format as npy
 
+from ldm_jax import whole
 from ldm_jax.types import UserError
 
 # (mean, covariance) by our name of the features.
@@ -95,7 +96,5 @@ def write(
       arrays |= dict(zip(STATISTICS[name], pair))
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f'{path.name}.partial')
-  with partial.open('wb') as file:
+  with whole.written(path) as partial, partial.open('wb') as file:
     np.savez(file, **arrays)
-  os.replace(partial, path)

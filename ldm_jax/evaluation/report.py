@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldm_jax import whole
 from ldm_jax.evaluation import plots
 
 JSON, PAGE = 'report.json', 'report.html'
@@ -67,9 +68,11 @@ def write(
   folder.mkdir(parents=True, exist_ok=True)
   plain = _plain(report)
   text = json.dumps(plain, indent=2, ensure_ascii=False) + '\n'
-  _replace(folder / JSON, text)
+  with whole.written(folder / JSON) as partial:
+    partial.write_text(text)
   page = _page(title, plain, pictures or {}, charts or {})
-  _replace(folder / PAGE, page)
+  with whole.written(folder / PAGE) as partial:
+    partial.write_text(page)
   return folder / PAGE
 
 
@@ -267,9 +270,3 @@ def _plain(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(f'{path.name}.partial')
-  partial.write_text(text, encoding='utf-8')
-  partial.replace(path)

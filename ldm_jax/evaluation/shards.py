@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax import whole
 from ldm_jax.types import UserError
 
 MANIFEST = 'shards.json'
@@ -64,7 +65,8 @@ class Shards:
       )
     shards.folder.mkdir(parents=True, exist_ok=True)
     content = {'num': num, 'shard_size': size, 'about': shards.about}
-    _replace(path, json.dumps(content, indent=2).encode() + b'\n')
+    with whole.written(path) as partial:
+      partial.write_text(json.dumps(content, indent=2) + '\n')
     return shards
 
   @classmethod
@@ -88,12 +90,13 @@ class Shards:
     """Stores the images `first`, `first` + 1, ...; all of a shard."""
     if images.dtype != np.uint8 or len(images) != self.size:
       raise ValueError(f'{images.dtype}{list(images.shape)} is no shard')
-    name = self._path(first)
-    with name.with_suffix('.partial').open('wb') as file:
+    with (
+      whole.written(self._path(first)) as partial,
+      partial.open('wb') as file,
+    ):
       np.save(file, images)
       file.flush()
       os.fsync(file.fileno())
-    name.with_suffix('.partial').replace(name)
 
   def read(self, index: int) -> np.ndarray:
     first = index // self.size * self.size
@@ -127,9 +130,3 @@ class Shards:
       return len(np.load(self._path(first), mmap_mode='r')) == self.size
     except (OSError, ValueError):
       return False
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-  partial = path.with_name(f'{path.name}.partial')
-  partial.write_bytes(content)
-  partial.replace(path)

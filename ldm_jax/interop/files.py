@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ldm_jax import whole
 from ldm_jax.interop import safetensors_file, torch_file, torch_writer
 from ldm_jax.interop.mapped import Damaged, map_file
 from ldm_jax.types import UserError
@@ -48,15 +49,11 @@ def write_tensors(
   The file appears under its name when it is whole.
   """
   tensors = {name: np.asarray(x) for name, x in tensors.items()}
-  partial = f'{path}.partial'
   try:
-    if path.endswith('.safetensors'):
-      safetensors_file.write(partial, tensors, {'format': 'pt'})
-    else:
-      torch_writer.write(partial, tensors, global_step)
-    os.replace(partial, path)
+    with whole.written(path) as partial:
+      if path.endswith('.safetensors'):
+        safetensors_file.write(os.fspath(partial), tensors, {'format': 'pt'})
+      else:
+        torch_writer.write(os.fspath(partial), tensors, global_step)
   except OSError as error:
     raise UserError(f'{path} cannot be written: {error.strerror}.') from error
-  finally:
-    if os.path.exists(partial):
-      os.remove(partial)
