@@ -128,10 +128,17 @@ def make_task(name: str, **fields) -> dict:
     length=77,
     special_tokens=(101, 102, 0),  # [CLS], [SEP] and [PAD]
   )
+  masked = dict(
+    masks='lama_256',
+    latent_scale=1.0,
+    hole=-1.0,  # what hidden pixels are, in [-1, 1]
+    mask_low=-1.0,  # the mask where pixels are known; 1 where not
+    mask_first=False,
+  )
   defaults = dict(
     class_label={},
-    inpainting=dict(masks='lama_256', latent_scale=1.0),
-    inpainting_text=text | dict(masks='lama_256'),
+    inpainting=masked,
+    inpainting_text=text | masked,
     layout=tokens
     | dict(
       vocab_size=8192,

@@ -12,6 +12,6 @@ from configs import common, inpainting_scenes, text_scenes
 
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
-  masks = inpainting_scenes.get_config().task.masks
-  config.task.update(name='inpainting_text', masks=masks)
+  masked = inpainting_scenes.get_config().task
+  config.task.update({**masked, 'name': 'inpainting_text'})
   return common.select(config, variant)

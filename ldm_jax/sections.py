@@ -26,6 +26,7 @@ _SIZES = {
 }  # fmt: skip
 _BELOW_ONE = {'dropout', 'ema_decay'}
 _SHARES = {'null_prob'}
+_PIXELS = {'hole'}
 _NOT_NEGATIVE = {
   'elbo_weight', 'eta', 'min_snr_gamma', 'scale_factor', 'seed',
   'simple_weight',
@@ -138,6 +139,7 @@ def _check_range(section: str, key: str, value: Any):
     (lambda x: x >= 1, _SIZES, '1 or more'),
     (lambda x: 0 <= x < 1, _BELOW_ONE, 'at least 0 and below 1'),
     (lambda x: 0 <= x <= 1, _SHARES, 'between 0 and 1'),
+    (lambda x: -1 <= x <= 1, _PIXELS, 'between -1 and 1'),
     (lambda x: x >= 0, _NOT_NEGATIVE, '0 or more'),
   ):
     if key in keys:

@@ -131,7 +131,7 @@ def files_of(task: Mapping[str, Any]) -> dict[str, bytes]:
     return {}
   path = SCENES_VOCAB if vocab_file == 'scenes' else pathlib.Path(vocab_file)
   try:
-    if task['name'] != 'clip_text':
+    if not path.is_dir():  # CLIP's are several, in a folder.
       return {'vocab.txt': path.read_bytes()}
     there = [name for name in _CLIP_FILES if (path / name).is_file()]
     return {name: (path / name).read_bytes() for name in there}

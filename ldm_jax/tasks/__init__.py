@@ -15,6 +15,7 @@ from ldm_jax.tasks import (
   class_label,
   clip_text,
   inpainting,
+  inpainting_clip_text,
   inpainting_text,
   layout,
   retrieval,
@@ -34,6 +35,9 @@ TASKS = {
   'class_label': Task(class_label.ClassLabel, class_label.Prepare),
   'clip_text': Task(clip_text.ClipText, clip_text.Prepare),
   'inpainting': Task(inpainting.Inpainting, inpainting.Prepare),
+  'inpainting_clip_text': Task(
+    inpainting_clip_text.InpaintingClipText, inpainting_clip_text.Prepare
+  ),
   'inpainting_text': Task(
     inpainting_text.InpaintingText, inpainting_text.Prepare
   ),

@@ -4,6 +4,7 @@ Sec. 4.5 and App. E.2.2, as the released model has it.
 """
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ class Prepare:
     mask = example.get('mask')  # Of a folder of pairs.
     if mask is None:
       mask = masks.draw(rng, *image.shape[:2], masks.SETTINGS[self.masks])
-    return {'image': image, **self.arrays({'image': image, 'mask': mask})}
+    return _checked(image, mask)
 
   def arrays(self, given: dict) -> dict:
     """image [(B) H W 3] and mask [(B) H W 1], 1 = fill -> both as float32.
@@ -42,10 +43,7 @@ class Prepare:
     for key in ('image', 'mask'):
       if key not in given:
         raise UserError(f'This run inpaints: give an image and a mask ({key}).')
-    image = inputs.image('image', given['image'])
-    mask = inputs.mask('mask', given['mask'])
-    inputs.check_same_pixels(image, mask)
-    return {'image': image, 'mask': mask}
+    return _checked(given['image'], given['mask'])
 
   def blank(self, size: int) -> dict:
     return {
@@ -71,36 +69,49 @@ class Prepare:
     return panels.masked(images.to_uint8(arrays['image']), arrays['mask'])
 
 
-class Inpainting(nn.Module):
-  """image and mask -> concat [B h w c + 1]; the null knows no pixel.
+def _checked(image: Any, mask: Any) -> dict:
+  image, mask = inputs.image('image', image), inputs.mask('mask', mask)
+  inputs.check_same_pixels(image, mask)
+  return {'image': image, 'mask': mask}
 
-  The masked image's latent is at unit scale, as the other latents, times
-  `latent_scale`. The release leaves it unscaled: there this is 1 over the
-  scale factor, as imports have it.
+
+class MaskedImage(nn.Module):
+  """How a masked image becomes channels; for every task that is told one.
+
+  The latent of the image with holes is at unit scale, as the other latents,
+  times `latent_scale`; in the holes the image is `hole`. The mask is 1 there,
+  and `mask_low` where pixels are known. The defaults are those of the released
+  model but for its latent, which it leaves unscaled: there `latent_scale` is 1
+  over the scale factor, as imports have it.
   """
 
   latent_scale: float = 1.0
+  hole: float = -1.0  # in [-1, 1]: black; 0 is grey
+  mask_low: float = -1.0
+  mask_first: bool = False  # the mask before the latent
+
+  def channels(self, batch: Batch, encode) -> Array:
+    """image [B H W 3], mask [B H W 1] -> concat [B h w c + 1]."""
+    image = batch['image']
+    mask = (batch['mask'] >= 0.5).astype(image.dtype)
+    z = self.latent_scale * encode(image * (1 - mask) + self.hole * mask)
+    # torch's nearest, which the released weights know: the first pixel of each
+    # block. jax.image.resize would take the one in the middle.
+    rows, columns = (
+      np.arange(small) * big // small
+      for small, big in zip(z.shape[1:3], mask.shape[1:3])
+    )
+    small = mask[:, rows][:, :, columns]
+    both = [z, self.mask_low + (1 - self.mask_low) * small]
+    return jnp.concatenate(both[::-1] if self.mask_first else both, axis=-1)
+
+
+class Inpainting(MaskedImage):
+  """image and mask -> concat [B h w c + 1]; the null knows no pixel."""
 
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
     del train
-    concat = masked_latent(batch, encode, self.latent_scale)
-    return Conditioning(concat=concat)
+    return Conditioning(concat=self.channels(batch, encode))
 
   def null(self, batch: Batch) -> Batch:
     return {**batch, 'mask': jnp.ones_like(batch['mask'])}
-
-
-def masked_latent(batch: Batch, encode, scale: float = 1.0) -> Array:
-  """The masked image's latent and the mask in [-1, 1]: [B h w c + 1]."""
-  image = batch['image']
-  mask = (batch['mask'] >= 0.5).astype(image.dtype)
-  # Masked in [0, 1] and then moved to [-1, 1], so holes are -1 and not grey.
-  z = scale * encode(image * (1 - mask) - mask)
-  # torch's nearest, which the released weights know: the first pixel of each
-  # block. jax.image.resize would take the one in the middle.
-  rows, columns = (
-    np.arange(small) * big // small
-    for small, big in zip(z.shape[1:3], mask.shape[1:3])
-  )
-  small = mask[:, rows][:, :, columns]
-  return jnp.concatenate([z, 2 * small - 1], axis=-1)

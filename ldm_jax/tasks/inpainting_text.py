@@ -4,56 +4,48 @@ import dataclasses
 
 import numpy as np
 
-from ldm_jax.data import masks
 from ldm_jax.tasks import inpainting, text
-from ldm_jax.types import Array, Batch, Conditioning
+from ldm_jax.types import Batch, Conditioning
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepare(text.Prepare):
-  """Keeps the image, a mask of it and its caption's tokens."""
+class AlsoMasked(inpainting.Prepare):
+  """A mask of the image too; stands before the Prepare of a text task."""
 
-  masks: str = 'lama_256'
-
-  def __post_init__(self):
-    masks.check(self.masks)
+  latent_is_enough = False  # The image is masked before it is encoded.
+  needs = ('text',)
 
   @property
-  def _inpainting(self) -> inpainting.Prepare:
-    return inpainting.Prepare(self.masks)
+  def _of_text(self):
+    return super(inpainting.Prepare, self)
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
-    return {
-      **text.Prepare.__call__(self, example, rng),
-      **self._inpainting(example, rng),
-    }
+    told = self._of_text.__call__(example, rng)
+    return {**told, **super().__call__(example, rng)}
 
   def arrays(self, given: dict) -> dict:
     """image, mask, and text or tokens -> image, mask, tokens."""
-    return {
-      **text.Prepare.arrays(self, given),
-      **self._inpainting.arrays(given),
-    }
+    return {**self._of_text.arrays(given), **super().arrays(given)}
 
   def blank(self, size: int) -> dict:
-    return {
-      **text.Prepare.blank(self, size),
-      **self._inpainting.blank(size),
-    }
-
-  def size_of(self, arrays: dict) -> tuple[int, int]:
-    return self._inpainting.size_of(arrays)
-
-  def finish(self, drawn: Array, arrays: Batch) -> Array:
-    return self._inpainting.finish(drawn, arrays)
-
-  def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
-    return self._inpainting.show(arrays, size)
+    return {**self._of_text.blank(size), **super().blank(size)}
 
 
-class InpaintingText(text.Text):
-  """tokens, image, mask -> context and concat; the null drops the text."""
+@dataclasses.dataclass(frozen=True)
+class Prepare(AlsoMasked, text.Prepare):
+  """Keeps the image, a mask of it and its caption's tokens."""
+
+
+class AlsoMaskedImage(inpainting.MaskedImage):
+  """concat beside the context; stands before the conditioner of a text task.
+
+  The null is the text's alone: the image is told all the same.
+  """
 
   def __call__(self, batch: Batch, encode, train: bool) -> Conditioning:
-    told = text.Text.__call__(self, batch, encode, train)
-    return told.replace(concat=inpainting.masked_latent(batch, encode))
+    told = super().__call__(batch, encode, train)
+    return told.replace(concat=self.channels(batch, encode))
+
+
+class InpaintingText(AlsoMaskedImage, text.Text):
+  """tokens, image, mask -> context and concat; the null drops the text."""

@@ -39,6 +39,16 @@ def test_the_mask_shrinks_as_torch_does_it(h, w):
   np.testing.assert_array_equal(found, expected)
 
 
+def test_holes_masks_and_the_order_of_channels_are_settings():
+  batch = Prepare().arrays({'image': IMAGE, 'mask': MASK})
+  form = Inpainting(latent_scale=0.5, hole=0.0, mask_low=0.0, mask_first=True)
+  found = form.apply({}, batch, corner, False).concat
+  np.testing.assert_array_equal(found[..., :1], corner(MASK))
+  # As Stable Diffusion's scripts have it: grey where the mask is.
+  masked = batch['image'] * (MASK < 0.5)
+  np.testing.assert_allclose(found[..., 1:], 0.5 * corner(masked), atol=1e-6)
+
+
 def test_the_null_knows_no_pixel():
   batch = Prepare().arrays({'image': IMAGE, 'mask': MASK})
   null = Inpainting().null(batch)

@@ -37,6 +37,8 @@ def test_an_example_has_what_both_tasks_need(batch):
   assert set(batch) == {'image', 'mask', 'tokens'}
   assert set(PREPARE.blank(32)) == {'image', 'mask', 'tokens'}
   assert PREPARE.needs == ('text',)
+  assert PREPARE.tokenize.length == 77
+  assert not PREPARE.latent_is_enough  # As it would be for the text alone.
 
 
 def test_each_condition_is_that_of_its_task(batch):
@@ -50,7 +52,8 @@ def test_each_condition_is_that_of_its_task(batch):
   )()
   np.testing.assert_allclose(told.context, alone.context, atol=1e-5)
   np.testing.assert_array_equal(
-    told.concat, inpainting.masked_latent(batch, corner)
+    told.concat,
+    inpainting.Inpainting().apply({}, batch, corner, False).concat,
   )
 
 
