@@ -306,7 +306,7 @@ def export_compvis(workdir: str, out: str):
   """model.ckpt, model.safetensors, config.yaml and README.md in `out`."""
   config, items, meta, step = read_run(workdir)
   config, items = compvis_heads.widened(config, items)
-  config, items = compvis_heads.unscaled(config, items, meta)
+  config, items = compvis_heads.retold(config, items, meta)
   content = compvis_release.write(config, meta)
   tensors = compvis.write_state(config, items, meta, step)
   with open(os.path.join(out, 'config.yaml'), 'w') as f:

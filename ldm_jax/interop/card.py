@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from ldm_jax.interop import masked_image
+
 _COMPVIS = """\
 ## Use
 
@@ -61,7 +63,8 @@ def compvis(config, items, meta, step) -> str:
       'later forks of it do.'
     )
   task = config.get('task', {})
-  if task.get('name') == 'text' and task.get('vocab_file'):
+  bert = masked_image.encoder_of(task.get('name')) == 'text'
+  if bert and task.get('vocab_file'):
     notes.append(
       'Prompts become tokens by the vocabulary of this run, not by that of '
       "bert-base-uncased, which the authors' code would fetch."

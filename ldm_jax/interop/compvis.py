@@ -15,6 +15,7 @@ from ldm_jax.interop import (
   clip_names,
   compvis_buffers,
   compvis_names,
+  masked_image,
   names,
 )
 from ldm_jax.interop.compvis_config import Read
@@ -151,9 +152,7 @@ def write_state(
   tensors |= carried
   if source['copies']:
     tensors |= {there: tensors[here] for there, here in _copies(config).items()}
-  if source['position_ids'] and config.get('task', {}).get('name') == (
-    'clip_text'
-  ):
+  if source['position_ids'] and _has_clip(config.get('task', {})):
     length = config['task'].get('length', 77)
     tensors[POSITION_IDS] = np.arange(length, dtype=np.int64)[None]
   if source.get('flat_clip'):
@@ -163,6 +162,10 @@ def write_state(
       for k, v in tensors.items()
     }
   return tensors
+
+
+def _has_clip(task: Mapping[str, Any]) -> bool:
+  return masked_image.encoder_of(task.get('name')) == 'clip_text'
 
 
 def _is_flat(tensors: Tensors) -> bool:
@@ -182,7 +185,7 @@ def _with_text_model(tensors: Tensors) -> Tensors:
 def with_clip_sizes(read: Read, tensors: Tensors) -> Read:
   """The size of a CLIP text encoder, which the release's config leaves out."""
   task = read.config.get('task', {})
-  if task.get('name') != 'clip_text':
+  if not _has_clip(task):
     return read
   sizes = clip_names.sizes(_with_text_model(tensors), CLIP)
   if sizes.get('vocab_size', _CLIP_VOCABULARY) != _CLIP_VOCABULARY:

@@ -8,21 +8,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.interop import compvis_names
+from ldm_jax.interop import compvis_names, compvis_task, masked_image
 from ldm_jax.interop.compvis_yaml import Section, shown
 from ldm_jax.types import UserError
 
 MODELS = ('LatentDiffusion', 'Layout2ImgDiffusion')
+# Reads a masked image beside the text; Stable Diffusion's inpainting.
+HYBRID = 'LatentInpaintDiffusion'
 FIRST_STAGES = {
   'AutoencoderKL': 'kl',
   'VQModelInterface': 'vq',
   'VQModel': 'vq',
   'IdentityFirstStage': 'identity',
 }
-CONDITIONERS = (
-    'BERTEmbedder', 'ClassEmbedder', 'FrozenCLIPEmbedder', 'Identity',
-    'SpatialRescaler', 'TransformerEmbedder',
-)  # fmt: skip
 SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
 
 # Keys that change nothing in the networks.
@@ -33,13 +31,17 @@ IGNORED = {
       'load_only_unet', 'log_every_t', 'monitor', 'num_timesteps_cond',
       'scheduler_config', 'use_positional_encodings', 'v_posterior',
   ),
+  # How a model without the mask's channels would be given them.
+  'hybrid': (
+      'c_concat_log_end', 'c_concat_log_start', 'finetune_keys',
+      'keep_finetune_dims',
+  ),
   'unet': ('image_size', 'legacy', 'use_checkpoint', 'use_fp16'),
   'first_stage': (
       'batch_resize_range', 'ckpt_path', 'colorize_nlabels', 'ignore_keys',
       'image_key', 'lossconfig', 'lr_g_factor', 'monitor',
       'sane_index_shape', 'scheduler_config', 'use_ema',
   ),
-  'conditioner': ('device', 'key', 'version'),
   'loss': ('disc_conditional', 'disc_in_channels', 'n_classes', 'use_actnorm'),
 }  # fmt: skip
 
@@ -59,7 +61,6 @@ FIXED = {
     'resamp_with_conv': True,
     'use_linear_attn': False,
   },
-  'rescaler': {'bias': False, 'multiplier': 0.5},
   'loss': {'disc_factor': 1.0, 'perceptual_loss': 'lpips',
            'pixelloss_weight': 1.0},
 }  # fmt: skip
@@ -103,11 +104,11 @@ def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
       is not supported; named with its place in the file.
   """
   model = Section(content, path).section('model')
-  target = model.target((*MODELS, *FIRST_STAGES))
+  target = model.target((*MODELS, HYBRID, *FIRST_STAGES))
   params = model.section('params')
   rate = model.number('base_learning_rate', 1e-4)
-  if target in MODELS:
-    return _latent_diffusion(params, rate)
+  if target not in FIRST_STAGES:
+    return _latent_diffusion(params, rate, target == HYBRID)
   config = {
     'stage': 'first_stage',
     'first_stage': first_stage(target, params),
@@ -122,7 +123,7 @@ def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
   return Read(config, False, False, params.notes)
 
 
-def _latent_diffusion(params: Section, rate: float) -> Read:
+def _latent_diffusion(params: Section, rate: float, hybrid: bool) -> Read:
   known = (
       'beta_schedule', 'channels', 'concat_mode', 'cond_stage_config',
       'conditioning_key', 'cosine_s', 'first_stage_config', 'image_size',
@@ -130,7 +131,9 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
       'logvar_init', 'loss_type', 'original_elbo_weight', 'parameterization',
       'scale_by_std', 'scale_factor', 'timesteps', 'unet_config', 'use_ema',
   )  # fmt: skip
-  params.check(known, IGNORED['model'], FIXED['model'])
+  ignored = IGNORED['model'] + (IGNORED['hybrid'] if hybrid else ())
+  known += compvis_task.HYBRID_KEYS if hybrid else ()
+  params.check(known, ignored, FIXED['model'])
   first = params.section('first_stage_config')
   first_params = first.section('params', optional=True)
   section = first_stage(first.target(FIRST_STAGES), first_params)
@@ -139,7 +142,7 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
     section['channels'] = channels
   network, in_channels, width = unet(params.section('unet_config'))
   f = 2 ** (len(section.get('multipliers', (1,))) - 1)
-  cond = task(params, width)
+  cond = compvis_task.task(params, width, hybrid)
   if cond['name'] == 'super_resolution':
     cond['factor'] = f  # The small image has the latent's size.
   side = params.integer('image_size', 0) * f or _resolution(first_params)
@@ -178,7 +181,7 @@ def _latent_diffusion(params: Section, rate: float) -> Read:
     )
   use_ema = params.flag('use_ema', True)
   version = ''
-  if cond['name'] == 'clip_text':
+  if masked_image.encoder_of(cond['name']) == 'clip_text':
     stage = params.section('cond_stage_config').section('params', True)
     version = str(stage.values.get('version', ''))
   return Read(config, use_ema, scale_by_std, params.notes, version)
@@ -321,93 +324,3 @@ def _context_width(u: Section) -> int:
   if isinstance(width, list) and len(width) == 1:
     return u.integers('context_dim')[0]
   return u.integer('context_dim')
-
-
-def task(params: Section, width: int) -> dict[str, Any]:
-  """The `task` section; `width` is that of the U-Net's context."""
-  key = params.values.get('conditioning_key')
-  if key is None:  # The release's default.
-    key = 'concat' if params.flag('concat_mode', True) else 'crossattn'
-  stage = params.values.get('cond_stage_config')
-  if stage == '__is_unconditional__':
-    return {'name': 'unconditional'}
-  if stage == '__is_first_stage__':
-    _require(params, key, 'concat')
-    return {'name': 'inpainting'}
-  stage = params.section('cond_stage_config')
-  target = stage.target(CONDITIONERS)
-  values = stage.section('params', optional=True)
-  if target == 'SpatialRescaler':
-    _require(params, key, 'concat')
-    return _rescaler(values)
-  if target == 'Identity' and key == 'concat':
-    return {'name': 'super_resolution'}
-  _require(params, key, 'crossattn')
-  if target == 'Identity':
-    return {'name': 'retrieval', 'width': width}
-  # Tokens of words or of boxes: the network is the same.
-  caption = params.values.get('cond_stage_key') in ('caption', 'txt', 'text')
-  section = _context_encoder(target, values, width, caption)
-  if section['width'] != width:
-    raise UserError(
-      f'{params.path}: the conditioner gives vectors of width '
-      f'{section["width"]}, but context_dim={width} in the U-Net.'
-    )
-  return section
-
-
-def _require(params: Section, key: Any, wanted: str):
-  if key != wanted:
-    raise UserError(
-      f'{params.path}: {params.place("conditioning_key")}={shown(key)} is not '
-      f'supported with that cond_stage_config; only {wanted!r} is.'
-    )
-
-
-def _rescaler(values: Section) -> dict[str, Any]:
-  known = ('in_channels', 'method', 'n_stages', 'out_channels')
-  values.check(known, (), FIXED['rescaler'])
-  # At a half exactly they are the same.
-  values.choice('method', ('bilinear', 'area'), 'bilinear')
-  return {
-    'name': 'semantic',
-    'num_classes': values.integer('in_channels', 3),
-    'channels': values.integer('out_channels'),
-    'stages': values.integer('n_stages', 1),
-  }
-
-
-def _context_encoder(
-  target: str, values: Section, width: int, caption: bool
-) -> dict[str, Any]:
-  ignored = IGNORED['conditioner']
-  if target == 'ClassEmbedder':
-    values.check(('embed_dim', 'n_classes'), ignored)
-    return {
-      'name': 'class_label',
-      'num_classes': values.integer('n_classes', 1000),
-      'width': values.integer('embed_dim'),
-    }
-  if target == 'FrozenCLIPEmbedder':
-    # The rest of its size is in the checkpoint: see compvis.with_clip_sizes.
-    values.check(('max_length',), ignored)
-    length = values.integer('max_length', 77)
-    return {'name': 'clip_text', 'width': width, 'length': length}
-  known = ('embedding_dropout', 'max_seq_len', 'n_embed', 'n_layer',
-           'use_tokenizer', 'vocab_size')  # fmt: skip
-  values.check(known, ignored)
-  bert = target == 'BERTEmbedder'
-  tokenizer = values.flag('use_tokenizer', bert)
-  length = values.integer('max_seq_len', 77)
-  name = 'text' if caption or tokenizer else 'layout'
-  # Three tokens an object; without two more there is no room for the crop's.
-  boxes = {'crop_tokens': False} if name == 'layout' and length % 3 == 0 else {}
-  return {
-    'name': name,
-    **boxes,
-    'vocab_size': values.integer('vocab_size', 30522 if bert else None),
-    'length': length,
-    'width': values.integer('n_embed'),
-    'depth': values.integer('n_layer'),
-    'dropout': values.number('embedding_dropout', 0.0),
-  }

@@ -3,8 +3,8 @@
 Its text encoder has eight heads of width 64, whatever the model's width. Fewer
 and narrower ones are a special case of that: the rest of the heads is zero.
 
-Its inpainting reads a masked latent that is not scaled. A scale can stand in
-the weights that read it.
+Its inpainting reads a masked latent that is not scaled, and the mask after it;
+with a text, one that is scaled.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax.interop import masked_image
 from ldm_jax.interop.compvis_names import TOKEN_TRANSFORMER, filled
 from ldm_jax.types import UserError
 
@@ -56,31 +57,17 @@ def widened(
   )
 
 
-def unscaled(
+def retold(
   config: Mapping[str, Any], items: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """(config, items) of the same function, of masked latents as released."""
-  task, scale = config.get('task', {}), meta.get('scale_factor', 1.0)
-  share = scale * task.get('latent_scale', 1.0)
-  if task.get('name') != 'inpainting' or np.isclose(share, 1.0, rtol=1e-12):
+  """(config, items) of the same function, of masked images as released."""
+  name = config.get('task', {}).get('name')
+  if name not in masked_image.TASKS:
     return dict(config), dict(items)
-  channels = config['unet']['out_channels']
-
-  def scaled(unet: Mapping) -> dict[str, Any]:
-    kernel = np.array(unet['conv_in']['kernel'])  # [k k ci co]
-    # x_t, the masked latent, the mask.
-    kernel[:, :, channels : 2 * channels] *= np.float32(share)
-    return {**unet, 'conv_in': {**unet['conv_in'], 'kernel': kernel}}
-
-  model = items['model']
-  return (
-    {**config, 'task': {**task, 'latent_scale': 1.0 / scale}},
-    {
-      **items,
-      'model': {**model, 'unet': scaled(model['unet'])},
-      'ema': scaled(items['ema']),
-    },
-  )
+  if name != 'inpainting':  # The order is in the config there.
+    return masked_image.retold(config, items, 1.0)
+  scale = meta.get('scale_factor', 1.0)
+  return masked_image.retold(config, items, 1.0 / scale, mask_first=False)
 
 
 def _attention(tree: Mapping, heads: int, width: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import is checked against them before a network is built.
 import itertools
 from collections.abc import Mapping
 
-from ldm_jax.interop import clip_names
+from ldm_jax.interop import clip_names, masked_image
 from ldm_jax.interop.names import Row, conv, dense, embedding, norm
 
 UNET = 'model.diffusion_model.'
@@ -25,14 +25,13 @@ UNET_DEFAULTS = {
   'num_res_blocks': 2, 'attention': 'self', 'transformer_depth': 1,
   'scale_shift_norm': False, 'resblock_updown': False,
 }  # fmt: skip
+_HEADS = {'num_heads': 8, 'head_width': 64}
+_BERT = {'vocab_size': 30522, 'length': 77, **_HEADS}
 TOKEN_TRANSFORMER = {
-  'text': {
-    'vocab_size': 30522, 'length': 77, 'num_heads': 8, 'head_width': 64,
-  },
-  'layout': {
-    'vocab_size': 8192, 'length': 92, 'num_heads': 8, 'head_width': 64,
-  },
-}  # fmt: skip
+  'text': _BERT,
+  'inpainting_text': _BERT,
+  'layout': {'vocab_size': 8192, 'length': 92, **_HEADS},
+}
 
 
 def filled(defaults: Mapping, section: Mapping) -> dict:
@@ -299,11 +298,11 @@ def conditioner(task: dict) -> list[Row]:
       task['num_classes'],
       task['width'],
     )
-  if task['name'] in ('text', 'layout'):
+  if task['name'] in TOKEN_TRANSFORMER:
     return _token_transformer(
       task, f'{ours}/transformer', theirs + 'transformer'
     )
-  if task['name'] == 'clip_text':
+  if masked_image.encoder_of(task['name']) == 'clip_text':
     return clip_names.text_encoder(task, theirs + 'transformer.')
   if task['name'] == 'semantic':
     return conv(
@@ -363,7 +362,7 @@ def unused(config: dict) -> list[Row]:
 def context_width(config: dict) -> int:
   """Width of the context that cross-attention reads; 0 where there is none."""
   task = config['task']
-  if task['name'] == 'clip_text':
+  if masked_image.encoder_of(task['name']) == 'clip_text':
     task = filled(clip_names.DEFAULTS, task)
   return task.get('width', 0)
 
@@ -376,8 +375,9 @@ def latent_channels(first_stage: dict) -> int:
 def in_channels(config: dict) -> int:
   """The U-Net's input: the latent, and what the task concatenates to it."""
   task, latent = config['task'], latent_channels(config['first_stage'])
+  if task['name'] in masked_image.TASKS:
+    return latent + latent + 1  # The masked image's latent, and the mask.
   return latent + {
     'semantic': task.get('channels', 3),
     'super_resolution': 3,  # The low-resolution image, as it is.
-    'inpainting': latent + 1,  # The masked image's latent, and the mask.
   }.get(task['name'], 0)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.interop import compvis_names
+from ldm_jax.interop import compvis_names, masked_image
 from ldm_jax.interop.compvis_config import LOSS_KEYS
 from ldm_jax.types import UserError
 
@@ -22,6 +22,8 @@ _KEYS = {
   'semantic': ('concat', 'segmentation'),
   'super_resolution': ('concat', 'LR_image'),
   'inpainting': ('concat', 'masked_image'),
+  'inpainting_text': ('hybrid', 'caption'),
+  'inpainting_clip_text': ('hybrid', 'txt'),
 }
 
 
@@ -74,9 +76,31 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
     'first_stage_config': first_stage(section, resolution),
     'cond_stage_config': conditioner(config['task']),
   }  # fmt: skip
-  target = 'ldm.models.diffusion.ddpm.LatentDiffusion'
+  target = 'LatentDiffusion'
+  if name in masked_image.TASKS:
+    params |= _masked(config['task'])
+    target = 'LatentInpaintDiffusion' if key == 'hybrid' else target
+  target = f'ldm.models.diffusion.ddpm.{target}'
   return {
     'model': {'base_learning_rate': rate, 'target': target, 'params': params}
+  }
+
+
+def _masked(task: Mapping[str, Any]) -> dict[str, Any]:
+  """How the masked image is told; refused where no class tells it so."""
+  t = masked_image.filled(task)
+  alone = t['name'] == 'inpainting'
+  form = masked_image.PAPER if alone else masked_image.STABLE
+  for key in ('hole', 'mask_low'):
+    _require(t[key] == form[key], f'task.{key}', form[key])
+  if alone:
+    _require(not t['mask_first'], 'task.mask_first', False)
+    return {}
+  keys = ['mask', 'masked_image']
+  # Null: the weights have the mask's channels, and are not to be given them.
+  return {
+    'concat_keys': keys if t['mask_first'] else keys[::-1],
+    'finetune_keys': None,
   }
 
 
@@ -183,7 +207,7 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
     return '__is_first_stage__'
   if name in ('super_resolution', 'retrieval'):
     return _IDENTITY
-  if name == 'clip_text':
+  if masked_image.encoder_of(name) == 'clip_text':
     length = task.get('max_length')
     return {
       'target': f'{_ENCODERS}FrozenCLIPEmbedder',
@@ -208,7 +232,7 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
     'n_layer': t['depth'],
     'vocab_size': t['vocab_size'],
     'max_seq_len': t['length'],
-    'use_tokenizer': name == 'text',
+    'use_tokenizer': name != 'layout',
     'embedding_dropout': t.get('dropout', 0.0),
   }
   return {'target': f'{_ENCODERS}BERTEmbedder', 'params': params}

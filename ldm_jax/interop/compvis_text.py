@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from ldm_jax.interop import diffusers_config, folder_files
+from ldm_jax.interop import diffusers_config, folder_files, masked_image
 from ldm_jax.interop.compvis_config import Read
 from ldm_jax.types import UserError
 
@@ -30,7 +30,7 @@ def with_local_files(
     UserError: a file that was found and cannot be read.
   """
   task = dict(read.config.get('task', {}))
-  name = task.get('name')
+  name = masked_image.encoder_of(task.get('name'))
   if name not in ('text', 'clip_text'):
     return read, {}
   places = [

@@ -244,6 +244,34 @@ def stable_diffusion() -> dict:
   )  # fmt: skip
 
 
+def hybrid(content: dict, **params) -> dict:
+  """The inpainting model of a model of text."""
+  model = content['model']
+  model['target'] = 'ldm.models.diffusion.ddpm.LatentInpaintDiffusion'
+  model['params'] |= {
+    'conditioning_key': 'hybrid', 'finetune_keys': None, **params,
+  }  # fmt: skip
+  network = model['params']['unet_config']['params']
+  network['in_channels'] = 2 * network['out_channels'] + 1
+  return content
+
+
+def stable_diffusion_inpainting() -> dict:
+  """Stable Diffusion 1.5's; its names are in no reference file."""
+  content = stable_diffusion()
+  del content['model']['params']['use_ema']
+  return hybrid(content, first_stage_key='jpg')
+
+
+def text_inpainting() -> dict:
+  """None was released: the same with the paper's own text encoder."""
+  keys = ['hidden', 'where']
+  return hybrid(
+      text_1b(), cond_stage_key='caption', concat_keys=keys,
+      masked_image_key='hidden', keep_finetune_dims=4,
+  )  # fmt: skip
+
+
 # By the names of the release's files.
 CONFIGS = {
   **{
@@ -264,6 +292,12 @@ CONFIGS = {
   'ldm.semantic_synthesis256': semantic,
   'ldm.semantic_synthesis512': lambda: semantic(128),
   'ldm.text2img256': text,
+}
+# And what is in none of them.
+MORE = {
+  'stable_diffusion': stable_diffusion,
+  'stable_diffusion_inpainting': stable_diffusion_inpainting,
+  'text_inpainting': text_inpainting,
 }
 
 

@@ -19,7 +19,7 @@ def rows(content: dict) -> list:
   """Every row of the checkpoint that this config would have saved."""
   read = compvis_config.read(content)
   config = read.config
-  if config.get('task', {}).get('name') == 'clip_text':
+  if _has_clip(config):
     config['task'] |= {**CLIP_SIZES, 'num_heads': 1}
   table = compvis_names.table(config)
   ema = compvis_names.ema(table) if read.use_ema else []
@@ -48,11 +48,15 @@ def random_state(content: dict, seed: int = 0) -> dict[str, np.ndarray]:
       for name, x in state.items()
       if name.startswith('first_stage_model')
     }
-  if task == 'clip_text':
+  if _has_clip(read.config):
     length = CLIP_SIZES['length']
     name = 'cond_stage_model.transformer.' + clip_names.POSITION_IDS
     state[name] = np.arange(length, dtype=np.int64)[None]
   return state
+
+
+def _has_clip(config: dict) -> bool:
+  return config.get('task', {}).get('name', '').endswith('clip_text')
 
 
 def _weights(rng, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,7 +12,7 @@ from ldm_jax.interop import compvis, compvis_config, compvis_names, imported
 from ldm_jax.types import UserError
 from tests.interop import released, states
 
-KINDS = {**released.CONFIGS, 'stable_diffusion': released.stable_diffusion}
+KINDS = {**released.CONFIGS, **released.MORE}
 EMA = 'model_ema.diffusion_modelout2bias'
 RAW = 'model.diffusion_model.out.2.bias'
 

@@ -112,6 +112,13 @@ def test_a_head_width_wins_over_a_number_of_heads():
          {'name': 'semantic', 'num_classes': 182, 'channels': 3, 'stages': 2}),
         (released.stable_diffusion,
          {'name': 'clip_text', 'width': 768, 'length': 77}),
+        (released.stable_diffusion_inpainting,
+         {'name': 'inpainting_clip_text', 'width': 768, 'length': 77,
+          'hole': 0.0, 'mask_low': 0.0, 'mask_first': True}),
+        (released.text_inpainting,
+         {'name': 'inpainting_text', 'vocab_size': 30522, 'length': 77,
+          'width': 1280, 'depth': 32, 'dropout': 0.0, 'hole': 0.0,
+          'mask_low': 0.0, 'mask_first': False}),
         (released.retrieval, {'name': 'retrieval', 'width': 768}),
     ],
 )  # fmt: skip

@@ -57,11 +57,11 @@ def test_the_scale_of_masked_latents_stands_in_the_weights():
   unet = {'conv_in': {'kernel': np.ones((3, 3, 5, 4), np.float32)}}
   items = {'model': {'unet': unet}, 'ema': unet, 'first_stage': {}}
   meta = {'scale_factor': 0.25}
-  found, changed = compvis_heads.unscaled(config, items, meta)
+  found, changed = compvis_heads.retold(config, items, meta)
   for tree in (changed['model']['unet'], changed['ema']):
     kernel = tree['conv_in']['kernel']
     assert (kernel[:, :, 2:4] == 0.25).all()
     assert (kernel[:, :, :2] == 1).all() and (kernel[:, :, 4:] == 1).all()
   assert found['task']['latent_scale'] == 4.0
-  _, again = compvis_heads.unscaled(found, changed, meta)
+  _, again = compvis_heads.retold(found, changed, meta)
   assert again['ema'] is changed['ema']

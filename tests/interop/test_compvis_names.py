@@ -30,6 +30,8 @@ FACTS = json.loads(
   (pathlib.Path(__file__).parent / 'released_names.json').read_text()
 )
 
+KINDS = {**released.CONFIGS, **released.MORE}
+
 
 def shapes(content: dict) -> dict[str, list[int]]:
   """Names and shapes of the checkpoint that a config makes, EMA included."""
@@ -88,9 +90,9 @@ def test_no_name_stands_for_two_tensors(name):
   assert len({row.ours for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize('name', [*FACTS, 'stable_diffusion'])
+@pytest.mark.parametrize('name', KINDS)
 def test_the_table_has_the_parameters_of_our_networks(name):
-  make = released.CONFIGS.get(name, released.stable_diffusion)
+  make = KINDS[name]
   config = compvis_config.read(released.tiny(make())).config
   config = imported.complete(config)
   parts = build.parts(config)
@@ -118,9 +120,9 @@ class _NoOptimizer:
     del params
 
 
-@pytest.mark.parametrize('name', [*FACTS, 'stable_diffusion'])
+@pytest.mark.parametrize('name', KINDS)
 def test_configs_go_there_and_back(name):
-  make = released.CONFIGS.get(name, released.stable_diffusion)
+  make = KINDS[name]
   read = compvis_config.read(make())
   meta = {
     'use_ema': read.use_ema,

@@ -48,7 +48,13 @@ def test_a_scale_is_a_buffer_or_a_number():
     ({'first_stage': {'norm_groups': 8}}, 'first_stage.norm_groups=32'),
     ({'task': {'num_heads': 4}}, 'task.num_heads=8'),
     ({'task': {'head_width': 32}}, 'task.head_width=64'),
-    ({'task': {'name': 'inpainting_text'}}, "'inpainting_text'"),
+    ({'task': {'name': 'inpainting_text'}}, 'task.hole=0.0'),
+    (
+      {'task': {'name': 'inpainting_clip_text', 'mask_low': -1.0}},
+      'task.mask_low=0.0',
+    ),
+    ({'task': {'name': 'inpainting', 'hole': 0.0}}, 'task.hole=-1.0'),
+    ({'task': {'name': 'a task of mine'}}, "'a task of mine'"),
     (
       {'first_stage': {'mid_attention': False, 'attention_levels': (1,)}},
       'first_stage.mid_attention=True',
