@@ -4,10 +4,10 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from ldm_jax.nn.conv import Padding, conv2d
+from ldm_jax.nn.normalise import group_norm
 from ldm_jax.types import Array
 
 Dtype = Any
@@ -64,15 +64,8 @@ class GroupNorm(nn.Module):
       )
     scale = self.param('scale', nn.initializers.ones, (channels,))
     bias = self.param('bias', nn.initializers.zeros, (channels,))
-    axes = (*range(1, x.ndim - 1), x.ndim)
-    grouped = x.astype(jnp.float32).reshape(
-      *x.shape[:-1], self.num_groups, channels // self.num_groups
-    )
-    mean = jnp.mean(grouped, axes, keepdims=True)
-    # Two passes: E[x^2] - E[x]^2 loses what parity at 1e-4 needs.
-    var = jnp.mean(jnp.square(grouped - mean), axes, keepdims=True)
-    y = (grouped - mean) * jax.lax.rsqrt(var + self.epsilon)
-    return (y.reshape(x.shape) * scale + bias).astype(self.dtype)
+    y = group_norm(x, scale, bias, self.num_groups, self.epsilon)
+    return y.astype(self.dtype)
 
 
 # eps 1e-5, float32 statistics; the fast variance loses digits.
