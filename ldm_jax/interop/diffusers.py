@@ -2,8 +2,9 @@
 
 A pipeline is a folder of components, each with its config.json and weights,
 and a model_index.json that says which. Of these pipelines models are read:
-LDMPipeline, LDMTextToImagePipeline, LDMSuperResolutionPipeline and
-StableDiffusionPipeline (1.x); and AutoencoderKL and VQModel on their own.
+LDMPipeline, LDMTextToImagePipeline, LDMSuperResolutionPipeline,
+StableDiffusionPipeline and StableDiffusionInpaintPipeline (1.x); and
+AutoencoderKL and VQModel on their own.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from ldm_jax.interop import (
   diffusers_config,
   diffusers_names,
   folder_files,
+  masked_image,
   names,
 )
 from ldm_jax.interop.folder_files import read_json, read_weights
@@ -33,6 +35,7 @@ PIPELINES = {
   'LDMTextToImagePipeline': 'text',
   'LDMSuperResolutionPipeline': 'super_resolution',
   'StableDiffusionPipeline': 'clip_text',
+  'StableDiffusionInpaintPipeline': 'inpainting_clip_text',
 }
 # What autoencoders were scaled by before their configs said so.
 _OLD_SCALE = 0.18215
@@ -132,7 +135,6 @@ class _Folder:
         f'{self.place(INDEX)}: _class_name={name!r}; supported: '
         f'{", ".join(PIPELINES)}.'
       )
-    task = PIPELINES[name]
     self.source['pipeline'] = name
     first = next(
       (c for c in ('vqvae', 'vae') if os.path.isdir(self.place(c))), 'vae'
@@ -140,10 +142,11 @@ class _Folder:
     section, scale = diffusers_config.first_stage(
       self.values(first), self.place(first, 'config.json')
     )
-    self.scale_factor = self._scale(task, section, scale, first)
     unet, in_channels, context, size = diffusers_config.unet(
       self.values('unet'), self.place('unet', 'config.json')
     )
+    task = self._told(PIPELINES[name], in_channels, section)
+    self.scale_factor = self._scale(task, section, scale, first)
     schedule, loss, sampling, notes = diffusers_config.scheduler(
       self.values('scheduler', 'scheduler_config.json'),
       self.place('scheduler', 'scheduler_config.json'),
@@ -168,6 +171,22 @@ class _Folder:
       )
     self.tables[first] = diffusers_names.first_stage(section)
     self.tables['unet'] = diffusers_names.unet(unet, in_channels, context)
+
+  def _told(self, task: str, in_channels: int, first_stage: Mapping) -> str:
+    """The task; with CLIP, the U-Net's channels say whether it sees a mask."""
+    if masked_image.encoder_of(task) != 'clip_text':
+      return task
+    latent = first_stage['embed_dim']
+    if in_channels == 2 * latent + 1:
+      return 'inpainting_clip_text'
+    if in_channels != latent:
+      return task
+    if task != 'clip_text':
+      self.notes.append(
+        'The U-Net sees no mask, so this is a model of text; it fills holes as '
+        'any model does.'
+      )
+    return 'clip_text'
 
   def _scale(self, task: str, section, scale, first: str) -> float:
     if task == 'super_resolution':
@@ -206,10 +225,11 @@ class _Folder:
       self.files = {f'tokenizer/{k}': v for k, v in self.files.items()}
       # Relative to the workdir, into which the files go.
       kept = {'text': 'tokenizer/vocab.txt', 'clip_text': 'tokenizer'}
-      task['vocab_file'] = kept[name]
+      task['vocab_file'] = kept[task['name']]
     else:
       self.notes.append('There is no tokenizer: prompts are given as tokens.')
-    return task
+    form = masked_image.STABLE if name in masked_image.TASKS else {}
+    return {**task, **form, 'name': name}
 
   def _size(self, sample_size: int | None, image_size: Any) -> int:
     """The side of the training images; the autoencoder may know it better."""

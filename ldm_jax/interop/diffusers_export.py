@@ -13,6 +13,7 @@ from ldm_jax.interop import (
   diffusers_names,
   diffusers_release,
   files,
+  masked_image,
   names,
 )
 from ldm_jax.interop.diffusers import INDEX, PIPELINES
@@ -56,10 +57,13 @@ class _Export:
   """A pipeline being written."""
 
   def __init__(self, config, items, meta, out):
+    if config['task']['name'] == 'inpainting_clip_text':
+      config, items = masked_image.retold(config, items, 1.0, mask_first=True)
     self.config, self.items, self.meta = config, items, meta
     self.out = out
     self.task = config['task']
     self.name = self.task['name']
+    self.is_clip = masked_image.encoder_of(self.name) == 'clip_text'
     # How a folder that was imported had its names; another source says nothing.
     source = meta.get('source') or {}
     self.source = source if source.get('format') == 'diffusers' else {}
@@ -79,8 +83,10 @@ class _Export:
     self._add('scheduler', 'diffusers', scheduler['_class_name'])
     if self.name == 'text':
       self._bert(tokenizer)
-    elif self.name == 'clip_text':
+    elif self.is_clip:
       self._clip(tokenizer)
+      if not self._has_pipeline():
+        return self.notes
     elif self.name not in _PIPELINES:
       self._other_conditioner()
       return self.notes
@@ -104,7 +110,7 @@ class _Export:
         'LDMSuperResolutionPipeline does not scale latents.'
       )
       scale = 1.0
-    component = 'vae' if self.name == 'clip_text' else 'vqvae'
+    component = 'vae' if self.is_clip else 'vqvae'
     folder = os.path.join(self.out, component)
     name = _write_first_stage(
       section, items, folder, config['data']['size'], scale
@@ -197,6 +203,21 @@ class _Export:
         'tokenizer_config.json',
       )
     self._add('tokenizer', 'transformers', kind)
+
+  def _has_pipeline(self) -> bool:
+    """Whether what a masked image is told as is as their pipeline has it."""
+    if self.name not in masked_image.TASKS:
+      return True
+    if masked_image.fits(self.task, masked_image.STABLE):
+      return True
+    told = masked_image.filled(self.task)
+    self.notes.append(
+      f'StableDiffusionInpaintPipeline fills holes with 0 and has masks of 0 '
+      f'and 1; this run task.hole={told["hole"]} and task.mask_low='
+      f'{told["mask_low"]}. So it has no pipeline there, and each component '
+      'opens with its own from_pretrained.'
+    )
+    return False
 
   def _other_conditioner(self):
     self.notes.append(

@@ -34,6 +34,11 @@ CLIP = dict(
 )  # fmt: skip
 
 
+INPAINTING = CLIP | dict(
+  name='inpainting_clip_text', hole=0.0, mask_low=0.0, mask_first=True
+)
+
+
 def _config(task, first_stage, unet, **more):
   return {
     'stage': 'diffusion',
@@ -59,6 +64,7 @@ def configs() -> dict[str, dict]:
       dict(name='super_resolution', factor=2), VQ, PLAIN
     ),
     'StableDiffusionPipeline': _config(CLIP, KL, UNET, sampling=released),
+    'StableDiffusionInpaintPipeline': _config(INPAINTING, KL, UNET),
   })  # fmt: skip
 
 
@@ -72,7 +78,7 @@ def random_items(config: dict, seed: int = 0) -> dict:
     )
     if config['task']['name'] == 'text':
       rows += diffusers_names.text(config['task'])
-    if config['task']['name'] == 'clip_text':
+    if config['task']['name'].endswith('clip_text'):
       rows += clip_names.text_encoder(config['task'])
   draw = lambda row: rng.standard_normal(row.shape, np.float32)
   items = names.to_ours(rows, {row.theirs: draw(row) for row in rows})

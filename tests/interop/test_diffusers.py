@@ -25,7 +25,7 @@ def write(pipeline, folder, **meta):
   tokenizer = {}
   if pipeline == 'LDMTextToImagePipeline':
     tokenizer = {'vocab.txt': '\n'.join(WORDS).encode()}
-  if pipeline == 'StableDiffusionPipeline':
+  if pipeline.startswith('StableDiffusion'):
     there = clip_vocabulary.write(folder.parent / 'clip')
     tokenizer = {p.name: p.read_bytes() for p in there.iterdir()}
   folder.mkdir(exist_ok=True)
@@ -49,11 +49,14 @@ def test_what_was_written_comes_back(pipeline, tmp_path):
   config = CONFIGS[pipeline]
   for section in ('first_stage', 'unet', 'schedule', 'loss', 'sampling'):
     wanted = dict(config[section])
-    if pipeline not in ('LDMTextToImagePipeline', 'StableDiffusionPipeline'):
+    if config['unet']['attention'] == 'self':
       wanted.pop('transformer_depth', None)
     assert imported.config[section] == wanted, section
   task = dict(imported.config['task'])
-  files = {'text': 'tokenizer/vocab.txt', 'clip_text': 'tokenizer'}
+  files = {
+    'text': 'tokenizer/vocab.txt', 'clip_text': 'tokenizer',
+    'inpainting_clip_text': 'tokenizer',
+  }  # fmt: skip
   assert task.pop('vocab_file', None) == files.get(task['name'])
   assert task == config['task']
   assert imported.config['data'] == {'size': 16}
@@ -282,6 +285,27 @@ def test_a_context_of_another_width_is_named(tmp_path):
   change_json(folder / 'unet' / 'config.json', cross_attention_dim=10)
   with pytest.raises(UserError, match=r'width 10 .* gives 6'):
     diffusers.read_folder(str(folder))
+
+
+def test_the_u_net_says_whether_it_sees_a_mask(tmp_path):
+  """Their pipeline of inpainting takes U-Nets of text alone too."""
+  folder = tmp_path / 'folder'
+  write('StableDiffusionPipeline', folder)
+  index = 'StableDiffusionInpaintPipeline'
+  change_json(folder / 'model_index.json', _class_name=index)
+  imported = diffusers.read_folder(str(folder))
+  assert imported.config['task']['name'] == 'clip_text'
+  assert 'sees no mask' in imported.notes[0]
+  change_json(folder / 'unet' / 'config.json', in_channels=8)
+  with pytest.raises(UserError, match='in_channels=8 .* needs 9 and 4'):
+    diffusers.read_folder(str(folder))
+  write('StableDiffusionInpaintPipeline', tmp_path / 'other')
+  change_json(
+    tmp_path / 'other' / 'model_index.json',
+    _class_name='StableDiffusionPipeline',
+  )
+  imported = diffusers.read_folder(str(tmp_path / 'other'))
+  assert imported.config['task']['name'] == 'inpainting_clip_text'
 
 
 def test_a_safety_checker_is_left_out_and_said_so(tmp_path):

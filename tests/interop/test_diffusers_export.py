@@ -124,6 +124,26 @@ def test_a_task_without_a_pipeline_goes_as_components(tmp_path):
   assert read(tmp_path / 'unet' / 'config.json')['cross_attention_dim'] == 6
 
 
+def test_masked_images_are_told_as_their_pipeline_does(tmp_path):
+  config = CONFIGS['StableDiffusionInpaintPipeline']
+  task = config['task'] | {'mask_first': False, 'latent_scale': 0.5}
+  items = folders.random_items(config)
+  kernel = items['ema']['conv_in']['kernel']
+  write(config | {'task': task}, tmp_path / 'theirs', items)
+  path = tmp_path / 'theirs' / 'unet' / 'diffusion_pytorch_model.safetensors'
+  found = safetensors.numpy.load_file(path)['conv_in.weight']
+  found = found.transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(found[:, :, :4], kernel[:, :, :4])
+  np.testing.assert_array_equal(found[:, :, 4:5], kernel[:, :, 8:])
+  np.testing.assert_array_equal(found[:, :, 5:], 0.5 * kernel[:, :, 4:8])
+
+  task = config['task'] | {'hole': -1.0}
+  notes = write(config | {'task': task}, tmp_path / 'ours', items)
+  assert 'task.hole=-1.0' in notes[-1]
+  assert not (tmp_path / 'ours' / 'model_index.json').exists()
+  assert (tmp_path / 'ours' / 'text_encoder' / 'model.safetensors').exists()
+
+
 def test_pixel_models_have_no_pipeline(tmp_path):
   config = CONFIGS['LDMPipeline'] | {'first_stage': {'name': 'identity'}}
   with pytest.raises(UserError, match='identity'):

@@ -30,6 +30,8 @@ KINDS = {
   'layout, three deep': released.layout,
   'super-resolution': released.super_resolution,
   'inpainting': released.inpainting,
+  'inpainting, clip': released.stable_diffusion_inpainting,
+  'inpainting, text': released.text_inpainting,
   'semantic': released.semantic,
   'retrieval': released.retrieval,
 }
@@ -58,8 +60,10 @@ def inputs(task: dict) -> dict:
   name = task['name']
   if name == 'class_label':
     return {'label': rng.integers(0, task['num_classes'], 2)}
-  if name in ('text', 'clip_text', 'layout'):
-    return {'tokens': rng.integers(0, task['vocab_size'], (2, task['length']))}
+  result = {}
+  if 'vocab_size' in task:
+    size = (2, task['length'])
+    result['tokens'] = rng.integers(0, task['vocab_size'], size)
   if name == 'semantic':
     size = (2, 32, 32)
     return {'segmentation': rng.integers(0, task['num_classes'], size)}
@@ -67,26 +71,39 @@ def inputs(task: dict) -> dict:
     return {'low_res': rng.uniform(-1, 1, (2, 8, 8, 3)).astype('f4')}
   if name == 'retrieval':
     return {'embeddings': rng.standard_normal((2, 5, task['width']), 'f4')}
-  if name == 'inpainting':
+  if name.startswith('inpainting'):
     mask = (rng.uniform(size=(2, 32, 32, 1)) > 0.5).astype('f4')
     image = rng.uniform(-1, 1, (2, 32, 32, 3)).astype('f4')
-    return {'image': image, 'mask': mask}
-  return {}
+    result |= {'image': image, 'mask': mask}
+  return result
 
 
-def told(ldm, weights, batch):
+def hybrid(ldm, weights, batch, params):
+  """concat NCHW, as Stable Diffusion's script and class make it."""
+  image, mask = nchw(batch['image']), nchw(batch['mask'])
+  w = oracle.Weights(weights, 'first_stage_model.')
+  z = ldm.scale_factor * oracle.encode(w, image * (mask < 0.5))
+  small = torch.nn.functional.interpolate(mask, size=z.shape[-2:])
+  hidden = params.get('masked_image_key', 'masked_image')
+  keys = params.get('concat_keys', ['mask', 'masked_image'])
+  return torch.cat([z if key == hidden else small for key in keys], 1)
+
+
+def told(ldm, weights, batch, params):
   """(concat NCHW, context) as the release makes them."""
   task = ldm.config.task
   w = oracle.Weights(weights, 'cond_stage_model.')
-  name = task['name']
+  both = params.get('conditioning_key') == 'hybrid'
+  concat = hybrid(ldm, weights, batch, params) if both else None
+  name = task['name'].removeprefix('inpainting_')
   if name == 'class_label':
     table = w['embedding'].get('weight')
     return None, table[torch.from_numpy(batch['label'])][:, None]
   if name in ('text', 'layout'):
-    return None, oracle.bert(w, torch.from_numpy(batch['tokens']))
+    return concat, oracle.bert(w, torch.from_numpy(batch['tokens']))
   if name == 'clip_text':
     tokens = torch.from_numpy(batch['tokens'])
-    return None, oracle.clip(w, tokens, task['num_heads'])
+    return concat, oracle.clip(w, tokens, task['num_heads'])
   if name == 'semantic':
     maps = torch.from_numpy(batch['segmentation'])
     return oracle.rescale(w, maps, task['num_classes'], task['stages']), None
@@ -133,7 +150,7 @@ def test_numbers_are_the_same(model):
 
   batch = inputs(ldm.config.task)
   cond = ldm.condition(batch)
-  concat, context = told(ldm, weights, batch)
+  concat, context = told(ldm, weights, batch, params)
   assert (cond.concat is None) == (concat is None)
   assert (cond.context is None) == (context is None)
   if concat is not None:

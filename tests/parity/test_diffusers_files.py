@@ -20,6 +20,9 @@ from diffusers.pipelines.latent_diffusion import (  # noqa: E402
 from diffusers.pipelines.latent_diffusion import (  # noqa: E402
   pipeline_latent_diffusion_superresolution as sr_file,
 )
+from diffusers.pipelines.stable_diffusion import (  # noqa: E402
+  pipeline_stable_diffusion_inpaint as inpaint_file,
+)
 
 from ldm_jax import build  # noqa: E402
 from ldm_jax.data import tokenize  # noqa: E402
@@ -73,10 +76,11 @@ def unet(in_channels):
   )
 
 
-def text_unet():
+def text_unet(in_channels=4):
   return diffusers.UNet2DConditionModel(
     **WIDTHS,
     sample_size=8,
+    in_channels=in_channels,
     layers_per_block=1,
     down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
     up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
@@ -110,7 +114,7 @@ def text_pipeline(folder):
   )
 
 
-def stable_pipeline(folder):
+def stable_components(folder):
   clip = transformers.CLIPTextModel(
     transformers.CLIPTextConfig(
       vocab_size=clip_vocabulary.SIZE, hidden_size=24, intermediate_size=40,
@@ -121,15 +125,28 @@ def stable_pipeline(folder):
   tokenizer = transformers.CLIPTokenizer.from_pretrained(
     clip_vocabulary.write(folder / 'clip'), model_max_length=77
   )
+  return dict(
+    vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer,
+    safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+  )  # fmt: skip
+
+
+def stable_pipeline(folder):
   scheduler = diffusers.PNDMScheduler(
     beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012,
     skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False,
   )  # fmt: skip
   return diffusers.StableDiffusionPipeline(
-    vae=autoencoder(), text_encoder=clip, tokenizer=tokenizer,
-    unet=text_unet(), scheduler=scheduler, safety_checker=None,
-    feature_extractor=None, requires_safety_checker=False,
-  )  # fmt: skip
+    unet=text_unet(), scheduler=scheduler, **stable_components(folder)
+  )
+
+
+def inpainting_pipeline(folder):
+  return diffusers.StableDiffusionInpaintPipeline(
+    unet=text_unet(9),
+    scheduler=ddim(steps_offset=1, set_alpha_to_one=False),
+    **stable_components(folder),
+  )
 
 
 PIPELINES = {
@@ -139,6 +156,7 @@ PIPELINES = {
   ),
   'text': text_pipeline,
   'clip_text': stable_pipeline,
+  'inpainting_clip_text': inpainting_pipeline,
 }
 
 
@@ -171,11 +189,20 @@ def draw(shape, seed):
   return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def holes():
+  """(images in [-1, 1], masks whose edges lie within a latent's pixels)."""
+  mask = np.zeros((2, 16, 16, 1), np.float32)
+  mask[0, 3:10, 1:12] = 1
+  mask[1, :, 7:] = 1
+  return np.clip(draw((2, 16, 16, 3), 2), -1, 1), mask
+
+
 def ours(task, ldm, noise, low_res):
   """Images in [0, 1], by the sampler that the folder asks for."""
   inputs = {
     'text': {'text': PROMPTS},
     'clip_text': {'text': PROMPTS},
+    'inpainting_clip_text': dict(zip(('image', 'mask'), holes()), text=PROMPTS),
     'super_resolution': {'low_res': low_res},
     'unconditional': {},
   }[task]
@@ -196,6 +223,12 @@ def theirs(task, pipe, noise, low_res, monkeypatch):
     return pipe(batch_size=2, **shared).images
   if task == 'super_resolution':
     return pipe(oracles.nchw(low_res), **shared).images
+  if task == 'inpainting_clip_text':
+    image, mask = map(oracles.nchw, holes())
+    # Theirs draws from the posterior.
+    mode = lambda encoded, generator: encoded.latent_dist.mode()
+    monkeypatch.setattr(inpaint_file, 'retrieve_latents', mode)
+    shared |= {'image': (image + 1) / 2, 'mask_image': mask}
   # One of them divides by 8 whatever its autoencoder divides by.
   side = noise.shape[1] * (8 if task == 'text' else pipe.vae_scale_factor)
   return pipe(
