@@ -128,6 +128,21 @@ def make_task(name: str, **fields) -> dict:
     length=77,
     special_tokens=(101, 102, 0),  # [CLS], [SEP] and [PAD]
   )
+  # The sizes and ids are those of Stable Diffusion 1.x.
+  clip = dict(
+    vocab_file=placeholder(str),  # a folder with vocab.json and merges.txt
+    vocab_size=49_408,
+    length=77,
+    max_length=0,
+    special_tokens=(49_406, 49_407, 49_407),  # start, end and padding
+    width=768,
+    depth=12,
+    num_heads=12,
+    ffn_width=0,
+    activation='quick_gelu',
+    frozen=True,
+    attention_backend=placeholder(str),
+  )
   masked = dict(
     masks='lama_256',
     latent_scale=1.0,
@@ -137,7 +152,11 @@ def make_task(name: str, **fields) -> dict:
   )
   defaults = dict(
     class_label={},
+    clip_text=clip,
     inpainting=masked,
+    inpainting_clip_text=clip
+    | masked
+    | dict(hole=0.0, mask_low=0.0, mask_first=True),
     inpainting_text=text | masked,
     layout=tokens
     | dict(
