@@ -9,7 +9,7 @@ import pytest
 
 from ldm_jax import build
 from ldm_jax.types import UserError
-from tests import tiny, untrained
+from tests import clip_vocabulary, tiny, untrained
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 16, 24, 3), np.uint8)
@@ -65,13 +65,25 @@ def test_inpainted_images_have_the_size_of_theirs_and_keep_what_is_known():
   assert (found[~known] != IMAGES[~known]).mean() > 0.9
 
 
-def test_inpainting_with_text_is_told_both():
-  words = {'vocab_file': 'scenes', 'vocab_size': 39, 'length': 16}
+@pytest.mark.parametrize('name', ['inpainting_text', 'inpainting_clip_text'])
+def test_inpainting_with_text_is_told_both(name, tmp_path_factory):
+  words = {
+    'vocab_file': 'scenes',
+    'vocab_size': 39,
+    'special_tokens': (2, 3, 0),
+  }
+  encoder = TEXT_ENCODER
+  if name == 'inpainting_clip_text':
+    encoder = {'width': 16, 'depth': 1, 'num_heads': 2}
+    words = {
+      'vocab_file': str(clip_vocabulary.write(tmp_path_factory.mktemp('clip'))),
+      'vocab_size': clip_vocabulary.SIZE,
+      'special_tokens': (clip_vocabulary.START, *[clip_vocabulary.END] * 2),
+    }
   ldm = untrained.pipeline(
-    task={'name': 'inpainting_text', **TEXT_ENCODER, **words,
-          'special_tokens': (2, 3, 0)},
+    task={'name': name, 'length': 16, **encoder, **words},
     unet={'attention': 'cross'},
-  )  # fmt: skip
+  )
   draw = lambda text: ldm.sample(
     num=2, steps=1, spacing='trailing', image=IMAGES, mask=MASKS, text=text
   )
