@@ -65,3 +65,9 @@ def test_the_scale_of_masked_latents_stands_in_the_weights():
   assert found['task']['latent_scale'] == 4.0
   _, again = compvis_heads.retold(found, changed, meta)
   assert again['ema'] is changed['ema']
+  # Beside a text it is scaled, and the config says in what order it comes.
+  config['task'] = {'name': 'inpainting_text', 'latent_scale': 0.5}
+  found, changed = compvis_heads.retold(config, items, meta)
+  assert found['task']['latent_scale'] == 1.0
+  assert not found['task']['mask_first']
+  assert (changed['ema']['conv_in']['kernel'][:, :, 2:4] == 0.5).all()

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax import build
 from ldm_jax.data import images
 from ldm_jax.tasks.inpainting import Inpainting, Prepare
 from ldm_jax.types import UserError
@@ -95,6 +96,11 @@ def test_mistakes_are_one_clear_line(given, message):
 def test_masks_are_settings_by_name():
   with pytest.raises(UserError, match='lama_256'):
     Prepare('lama')
+
+
+def test_a_hole_is_a_value_that_pixels_have():
+  with pytest.raises(UserError, match=r'task\.hole=127.0 must be between -1'):
+    build.task({'name': 'inpainting', 'hole': 127})
 
 
 def test_it_jits():
