@@ -77,6 +77,6 @@ def _untrained(folder, config):
   filled = jax.tree_util.tree_map_with_path(fill, jax.eval_shape(items))
   checkpoint.write_config(folder, config)
   checkpoints = checkpoint.Checkpoints(folder)
-  checkpoints.save(2, filled, {'scale_factor': 1.0})
+  checkpoints.save(2, filled, {'scale_factor': 0.75})
   checkpoints.close()
   return folder

@@ -15,43 +15,6 @@ from ldm_jax.first_stage.autoencoder import (
 )
 from ldm_jax.types import UserError
 
-# (module, parameters): the nine that were released.
-RELEASED = {
-  'vq-f4': (AutoencoderVQ(3, 3, num_codes=8192), 55_322_782),
-  'vq-f4-noattn': (
-    AutoencoderVQ(3, 3, num_codes=8192, mid_attention=False),
-    53_219_486,
-  ),
-  'vq-f8': (
-    AutoencoderVQ(
-      4, 4, 128, (1, 2, 2, 4), attention_levels=(3,), num_codes=16384
-    ),
-    67_717_295,
-  ),
-  'vq-f8-n256': (
-    AutoencoderVQ(
-      4, 4, 128, (1, 2, 2, 4), attention_levels=(3,), num_codes=256
-    ),
-    67_652_783,
-  ),
-  'vq-f16': (
-    AutoencoderVQ(
-      8, 8, 128, (1, 1, 2, 2, 4), attention_levels=(4,), num_codes=16384
-    ),
-    69_593_371,
-  ),
-  'kl-f4': (AutoencoderKL(3, 3), 55_312_063),
-  'kl-f8': (AutoencoderKL(4, 4, 128, (1, 2, 4, 4)), 83_653_863),
-  'kl-f16': (
-    AutoencoderKL(16, 16, 128, (1, 1, 2, 2, 4), attention_levels=(4,)),
-    69_610_963,
-  ),
-  'kl-f32': (
-    AutoencoderKL(64, 64, 128, (1, 1, 2, 2, 4, 4), attention_levels=(4, 5)),
-    103_880_131,
-  ),
-}
-
 
 def tiny(kind=AutoencoderKL, **fields):
   fields = {
@@ -108,18 +71,8 @@ def vq():
   return model, randomised(model)
 
 
-@pytest.mark.parametrize('name', RELEASED)
-def test_parameters_are_the_release_s(name):
-  model, expected = RELEASED[name]
-  side = 2 * model.downsampling
-  shapes = jax.eval_shape(
-    model.init, jax.random.key(0), jnp.zeros((1, side, side, 3))
-  )
-  assert sum(x.size for x in jax.tree.leaves(shapes)) == expected
-
-
 @pytest.mark.parametrize('kind', [AutoencoderKL, AutoencoderVQ])
-@pytest.mark.parametrize('levels', [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize('levels', [1, 3, 6])
 def test_latents_are_f_times_smaller(kind, levels):
   f = 2 ** (levels - 1)
   model = tiny(kind, multipliers=(1,) * levels, attention_levels=(levels - 1,))

@@ -17,9 +17,10 @@ def run():
   """(parts, training, state, frozen, batch, compiled step)."""
   parts = build.parts(tiny.diffusion(ema_decay=0.5))
   training = build.training(parts)
-  state = training.init(jax.random.key(0))
+  state = jax.jit(training.init)(jax.random.key(0))
+  first_stage = jax.jit(functools.partial(build.init_first_stage, parts))
   frozen = {
-    'first_stage': build.init_first_stage(parts, jax.random.key(1)),
+    'first_stage': first_stage(jax.random.key(1)),
     'scale_factor': jnp.float32(2.0),
   }
   batch = parts.blank_batch(4)
@@ -98,9 +99,10 @@ def test_a_frozen_text_encoder_stays_bit_for_bit():
   config['task'] = task
   parts = build.parts(config)
   training = build.training(parts)
-  state = training.init(jax.random.key(0))
+  state = jax.jit(training.init)(jax.random.key(0))
+  first_stage = jax.jit(functools.partial(build.init_first_stage, parts))
   frozen = {
-    'first_stage': build.init_first_stage(parts, jax.random.key(1)),
+    'first_stage': first_stage(jax.random.key(1)),
     'scale_factor': jnp.float32(1.0),
   }
   step = jax.jit(training.step)
