@@ -2,8 +2,7 @@
 
 Sums over an image go channel by channel, along memory, and only then over the
 few channels of a group. Differentiated as written, the mean and the variance
-ask for five such sums more; the rule below needs two. On a CPU of two threads
-that is a twelfth of a training step of small images.
+ask for five such sums more; the rule below needs two.
 """
 
 import functools
