@@ -12,12 +12,13 @@ from configs import common, text_scenes
 
 def get_config(variant: str = ''):
   config = text_scenes.get_config()
-  # A grid of 32 x 32 corners; three objects and the crop.
+  # Corners on a grid of 9 x 9, the sides of the latents' cells: each is seen
+  # often enough to be learned. Three objects and the crop.
   config.task = common.make_task(
     'layout',
     width=64,
-    depth=2,
-    vocab_size=1025,
+    depth=1,
+    vocab_size=82,
     length=11,
     num_heads=4,
     head_width=16,
