@@ -5,7 +5,7 @@ PYTHON ?= python3
 QUICKSTART ?= runs/quickstart
 
 # Two test processes; the tests of a file share what they build.
-TWO := -n 2 --dist loadfile
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := bin/python -m pip --disable-pip-version-check
 
 .PHONY: help quickstart test test-all test-parity lint bench chaos requirements clean

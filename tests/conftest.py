@@ -30,6 +30,18 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
+# Files of few tests that take long. Begun last they would leave one process at
+# work alone, so they come first (and xdist is told to keep the order).
+LONG = (
+  'test_train', 'test_run.py', 'test_guides.py', 'test_pipeline.py',
+  'test_latent_cache.py', 'test_quick_metrics.py', 'test_sweep.py',
+  'test_diffusion_step.py', 'test_first_stage_step.py',
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: not item.path.name.startswith(LONG))
+
 
 @pytest.fixture(scope='session')
 def text_run(tmp_path_factory):
