@@ -224,7 +224,7 @@ def test_numbers_are_the_same(model):
   if 'low_res' in batch:
     batch['low_res'] = images[::-1].copy()
   cond = ldm.condition(batch)
-  concat, context = base.told(ldm, weights, batch)
+  concat, context = base.told(ldm, weights, batch, params)
   if concat is not None:
     assert error(cond.concat, nhwc(concat)) <= 1e-4
   if context is not None:
