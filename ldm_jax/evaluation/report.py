@@ -69,10 +69,10 @@ def write(
   plain = _plain(report)
   text = json.dumps(plain, indent=2, ensure_ascii=False) + '\n'
   with whole.written(folder / JSON) as partial:
-    partial.write_text(text)
+    partial.write_text(text, encoding='utf-8')
   page = _page(title, plain, pictures or {}, charts or {})
   with whole.written(folder / PAGE) as partial:
-    partial.write_text(page)
+    partial.write_text(page, encoding='utf-8')
   return folder / PAGE
 
 

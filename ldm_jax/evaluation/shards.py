@@ -65,8 +65,9 @@ class Shards:
       )
     shards.folder.mkdir(parents=True, exist_ok=True)
     content = {'num': num, 'shard_size': size, 'about': shards.about}
+    text = json.dumps(content, indent=2) + '\n'
     with whole.written(path) as partial:
-      partial.write_text(json.dumps(content, indent=2) + '\n')
+      partial.write_text(text, encoding='utf-8')
     return shards
 
   @classmethod
