@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ldm_jax.models import blocks
 from ldm_jax.nn.attention import attend, merge_heads, split_heads
 from ldm_jax.nn.embeddings import MLP, timestep_embedding
-from ldm_jax.nn.layers import Dtype, GroupNorm
+from ldm_jax.nn.layers import Dense, Dtype, GroupNorm
 from ldm_jax.types import Array, UserError
 
 POOLS = ('adaptive', 'attention', 'spatial', 'spatial_v2')
@@ -75,13 +75,13 @@ class NoisyClassifier(nn.Module):
       x = AttentionPool(heads, self.attention_backend, name='pool')(x)
     else:
       means = [jnp.mean(h.astype(jnp.float32), (1, 2)) for h in [*skips, x]]
-      x = nn.Dense(self.hidden, name='hidden')(jnp.concatenate(means, -1))
+      x = Dense(self.hidden, name='hidden')(jnp.concatenate(means, -1))
       if self.pool == 'spatial':
         x = nn.relu(x)
       else:
         x = nn.silu(GroupNorm(self.norm_groups, name='norm_hidden')(x))
     # Zero-initialised: at first all classes are as likely.
-    return nn.Dense(
+    return Dense(
       self.num_classes, kernel_init=nn.initializers.zeros, name='out'
     )(x)
 
@@ -100,6 +100,6 @@ class AttentionPool(nn.Module):
     x = x + self.param(
       'positions', nn.initializers.normal(c**-0.5), (h * w + 1, c)
     )
-    q, k, v = jnp.split(nn.Dense(3 * c, name='qkv')(x), 3, axis=-1)
+    q, k, v = jnp.split(Dense(3 * c, name='qkv')(x), 3, axis=-1)
     q, k, v = (split_heads(y, self.num_heads) for y in (q[:, :1], k, v))
     return merge_heads(attend(q, k, v, self.backend))[:, 0]

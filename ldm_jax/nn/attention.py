@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from ldm_jax.nn import target
-from ldm_jax.nn.layers import Dtype, GroupNorm
+from ldm_jax.nn import by_heads, target
+from ldm_jax.nn.layers import Dense, Dtype, GroupNorm
 from ldm_jax.types import Array, UserError
 
 # Most logits at once, 1 GiB; queries beyond are walked in parts, as images of
@@ -80,13 +80,7 @@ def _log_once(backend: str, why: str):
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
   if _by_heads(q.shape, k.shape, causal):
-    heads_first = lambda x: jnp.moveaxis(x, 2, 0)[..., None, :]
-    # Backwards a head's weights are computed again, not kept.
-    one = jax.checkpoint(
-      lambda qkv: _attend_whole(*qkv, causal), prevent_cse=False
-    )
-    y = jax.lax.map(one, tuple(map(heads_first, (q, k, v))))  # [H B N 1 D]
-    return jnp.moveaxis(y[..., 0, :], 0, 2)
+    return by_heads.attend(q, k, v, causal)
   parts = 1 if causal else _query_parts(q.shape, k.shape)
   if parts == 1:
     return _attend_whole(q, k, v, causal)
@@ -126,18 +120,8 @@ def _query_parts(q_shape, k_shape) -> int:
 
 
 def _attend_whole(q: Array, k: Array, v: Array, causal: bool) -> Array:
-  # q and k are each scaled by D^-1/4, as released: in half precision the
-  # product stays in range.
-  scale = q.shape[-1] ** -0.25
-  logits = jnp.einsum(
-    'bnhd,blhd->bhnl',
-    q * scale,
-    k * scale,
-    preferred_element_type=jnp.float32,
-  )
-  if causal:
-    seen = jnp.tri(*logits.shape[-2:], dtype=bool)
-    logits = jnp.where(seen, logits, jnp.finfo(logits.dtype).min)
+  heads_first = lambda x: jnp.swapaxes(x, 1, 2)
+  logits = by_heads.logits_of(heads_first(q), heads_first(k), causal)
   # The softmax's sums divide the result and not the weights: a pass less over
   # the largest array.
   peaks = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
@@ -194,7 +178,7 @@ class MultiHeadAttention(nn.Module):
   def __call__(self, x: Array, context: Array | None = None) -> Array:
     context = x if context is None else context
     project = lambda name, source: split_heads(
-      nn.Dense(
+      Dense(
         self.num_heads * self.head_width,
         use_bias=self.qkv_bias,
         dtype=self.dtype,
@@ -206,7 +190,7 @@ class MultiHeadAttention(nn.Module):
         project('q', x), project('k', context), project('v', context),
         self.backend, self.causal,
     )  # fmt: skip
-    return nn.Dense(x.shape[-1], dtype=self.dtype, name='out')(merge_heads(y))
+    return Dense(x.shape[-1], dtype=self.dtype, name='out')(merge_heads(y))
 
 
 class AttentionBlock(nn.Module):
@@ -226,11 +210,11 @@ class AttentionBlock(nn.Module):
     b, h, w, c = x.shape
     y = GroupNorm(self.norm_groups, dtype=self.dtype, name='norm')(x)
     y = y.reshape(b, h * w, c)
-    qkv = nn.Dense(3 * c, dtype=self.dtype, name='qkv')(y)
+    qkv = Dense(3 * c, dtype=self.dtype, name='qkv')(y)
     qkv = qkv.reshape(b, h * w, self.num_heads, 3, -1)  # [B N H 3 D]
     q, k, v = (qkv[..., i, :] for i in range(3))
     y = merge_heads(attend(q, k, v, self.backend))
-    y = nn.Dense(
+    y = Dense(
       c,
       kernel_init=nn.initializers.zeros,
       dtype=self.dtype,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.nn.attention import MultiHeadAttention
-from ldm_jax.nn.layers import Dtype, LayerNorm
+from ldm_jax.nn.layers import Dense, Dtype, LayerNorm
 from ldm_jax.nn.transformer import gelu
 from ldm_jax.types import Array
 
@@ -51,9 +51,7 @@ class CLIPTextTransformer(nn.Module):
     positions = jnp.arange(tokens.shape[1])
     x = table('tokens', self.vocab_size, 0.02)(tokens)
     x = x + table('positions', self.length, 0.01)(positions)
-    dense = lambda features, name: nn.Dense(
-      features, dtype=self.dtype, name=name
-    )
+    dense = lambda features, name: Dense(features, dtype=self.dtype, name=name)
     activate = ACTIVATIONS[self.activation]
     for i in range(self.depth):
       layer = f'layer_{i}'

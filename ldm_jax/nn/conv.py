@@ -10,13 +10,17 @@ Accelerators and XLA's CPU compiler both do well with
    `jax.jit(f, compiler_options=cpu_compiler_options())`.
 2. Large images of many channels take Winograd's way, forward and backward; see
    `winograd`.
-3. The weight gradient is a convolution whose input features are the batch. A
+3. Where all images together have few positions, the kernel is the large array,
+   and XLA would copy it to turn it for the gradient at the input. Both
+   gradients are products with the patches then, which read it as it lies.
+4. The weight gradient is a convolution whose input features are the batch. A
    batch of one leaves its matrix products one deep; `_kernel_grad_by_rows`
    folds the image's rows into that dimension. From a batch of two on, XLA's
    own gradient is as fast or faster, so nothing is done there.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +39,13 @@ def conv2d(
 ) -> Array:
   """Cross-correlation: x [B H W ci], kernel [k k ci co] -> [B H' W' co].
 
-  Where the last two apply it has a custom reverse-mode rule, and
+  Where the last three apply it has a custom reverse-mode rule, and
   forward mode (`jax.jvp`) is refused there, as by any `jax.custom_vjp`.
   """
   if _winograd_is_faster(x, kernel.shape, stride, padding):
     return winograd.conv3x3(x, kernel)
+  if _patches_are_faster(x.shape, kernel.shape, stride):
+    return _conv_few_positions(x, kernel, padding)
   if _rows_are_faster(x.shape, kernel.shape, stride):
     return _conv_one_image(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
@@ -83,6 +89,19 @@ def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
   )
 
 
+def _patches_are_faster(x_shape, kernel_shape, stride) -> bool:
+  """Whether the kernel is large beside all images' patches."""
+  k, _, ci, co = kernel_shape
+  return (
+    stride == 1
+    and k > 1
+    and min(ci, co) >= 128
+    and target.is_cpu()
+    and all(isinstance(size, int) for size in x_shape)
+    and math.prod(x_shape[:3]) <= 256
+  )
+
+
 def _rows_are_faster(x_shape, kernel_shape, stride) -> bool:
   """Whether to differentiate one image's convolution by rows.
 
@@ -106,6 +125,38 @@ def _conv(x, kernel, stride, padding):
     padding,
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_few_positions(x, kernel, padding):
+  return _conv(x, kernel, 1, padding)
+
+
+def _conv_few_positions_forward(x, kernel, padding):
+  return _conv(x, kernel, 1, padding), (x, kernel)
+
+
+def _conv_few_positions_backward(padding, residuals, dy):
+  x, kernel = residuals
+  k, co = kernel.shape[0], kernel.shape[3]
+  patches, spread = jax.vjp(lambda x: _patches(x, k, padding), x)
+  dy = dy.reshape(-1, co)
+  (dx,) = spread(kernel.reshape(-1, co) @ dy.T)
+  return dx, (patches @ dy).reshape(kernel.shape)
+
+
+_conv_few_positions.defvjp(
+  _conv_few_positions_forward, _conv_few_positions_backward
+)
+
+
+def _patches(x, k, padding):
+  """What a kernel meets: x [B H W ci] -> [k k ci, B H' W'], flat."""
+  x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *padding))
+  ci, b, h, w = x.shape
+  h, w = h - k + 1, w - k + 1
+  met = [x[:, :, i : i + h, j : j + w] for i in range(k) for j in range(k)]
+  return jnp.stack(met).reshape(k * k * ci, b * h * w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

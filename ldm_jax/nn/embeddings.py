@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ldm_jax.nn.layers import Dtype
+from ldm_jax.nn.layers import Dense, Dtype
 from ldm_jax.types import Array
 
 
@@ -30,5 +30,5 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = nn.Dense(self.width, dtype=self.dtype, name='dense1')(x)
-    return nn.Dense(self.width, dtype=self.dtype, name='dense2')(nn.silu(x))
+    x = Dense(self.width, dtype=self.dtype, name='dense1')(x)
+    return Dense(self.width, dtype=self.dtype, name='dense2')(nn.silu(x))

@@ -31,7 +31,7 @@ def _forward(x, scale, bias, groups, epsilon):
   mean = _over_groups(jnp.mean(flat, 1), groups)
   centred = flat - mean[:, None]
   # Two passes: E[x^2] - E[x]^2 loses what parity at 1e-4 needs.
-  var = _over_groups(jnp.mean(jnp.square(centred), 1), groups)
+  var = _over_groups(_dot(centred, centred) / flat.shape[1], groups)
   rstd = jax.lax.rsqrt(var + epsilon)
   y = centred * (rstd * scale)[:, None] + bias
   return y.reshape(x.shape), (x, scale, mean, rstd)
@@ -43,7 +43,7 @@ def _backward(groups, epsilon, residuals, dy):
   centred, dy = _flat(x) - mean[:, None], _flat(dy)
   # Of each image and channel: sums of dy, and of dy times what was normalised.
   plain = jnp.sum(dy, 1)
-  along = jnp.sum(dy * centred, 1) * rstd
+  along = _dot(dy, centred) * rstd
   share = lambda sums: _over_groups(sums * scale, groups) / dy.shape[1]
   dx = rstd[:, None] * (
     dy * scale
@@ -60,6 +60,14 @@ group_norm.defvjp(_forward, _backward)
 def _flat(x: Array) -> Array:
   """[B .. C] -> float32 [B N C]."""
   return x.astype(jnp.float32).reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _dot(x: Array, y: Array) -> Array:
+  """[B N C], [B N C] -> [B C]: sums of products over N.
+
+  As a product of arrays and a sum, XLA's CPU compiler takes 20 times as long.
+  """
+  return jnp.einsum('bnc,bnc->bc', x, y)
 
 
 def _over_groups(x: Array, groups: int) -> Array:

@@ -53,13 +53,16 @@ def assert_same(one, other, rtol=1e-5):
   'shape, k, features, stride, padding',
   [
     ((1, 8, 8, 192), 3, 192, 1, ONE),
+    ((3, 4, 8, 128), 3, 160, 1, ONE),
     ((1, 5, 9, 192), 3, 200, 1, ((0, 2), (2, 1))),
+    ((1, 17, 16, 192), 3, 128, 1, ONE),
+    ((1, 20, 19, 128), 3, 128, 1, ((0, 2), (2, 1))),
     ((1, 3, 3, 192), 3, 192, 1, ((0, 0), (0, 0))),
     ((1, 1, 1, 192), 3, 192, 1, ONE),
     ((1, 6, 6, 192), 5, 192, 1, ((2, 2), (2, 2))),
     ((1, 8, 8, 192), 3, 192, 2, RIGHT),
     ((1, 8, 8, 192), 1, 192, 1, ((0, 0), (0, 0))),
-    ((2, 8, 8, 192), 3, 192, 1, ONE),
+    ((5, 8, 8, 192), 3, 192, 1, ONE),
     ((2, 9, 8, 8), 3, 16, 2, ONE),
     ((2, 8, 8, 8), 3, 16, 2, RIGHT),
     ((1, 64, 64, 192), 3, 192, 1, ONE),
@@ -91,10 +94,12 @@ def test_row_formulation_holds_for_any_batch(batch):
 
 
 @on_cpu
-def test_only_wide_single_images_take_the_row_formulation():
+def test_which_formulation_a_shape_takes():
   jaxpr = lambda *args: str(jax.make_jaxpr(conv.conv2d)(*draw(*args)))
-  assert 'custom_vjp' in jaxpr((1, 8, 8, 192), 3, 192)
-  assert 'custom_vjp' not in jaxpr((2, 8, 8, 192), 3, 192)
+  assert '_conv_few_positions' in jaxpr((1, 16, 16, 192), 3, 192)
+  assert '_conv_few_positions' in jaxpr((4, 8, 8, 192), 3, 192)
+  assert '_conv_one_image' in jaxpr((1, 17, 16, 192), 3, 192)
+  assert 'custom_vjp' not in jaxpr((2, 17, 16, 192), 3, 192)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 3, 16)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 1, 192)
 

@@ -1,5 +1,6 @@
 """Tests for ldm_jax.nn.layers."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +31,20 @@ def test_padding_right_and_bottom_starts_on_the_second():
   np.testing.assert_array_equal(y, X[:, 1::2, 1::2])
 
 
+def test_a_dense_layer_is_flax_s_gradients_too():
+  def value_and_gradients(dense):
+    layer = dense(5, bias_init=jax.nn.initializers.normal(1.0))
+    params = layer.init(jax.random.key(2), X)
+    y, vjp = jax.vjp(layer.apply, params, X)
+    return y, vjp(jnp.cos(y))
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+    value_and_gradients(layers.Dense),
+    value_and_gradients(nn.Dense),
+  )
+
+
 @pytest.mark.parametrize('size', [1, 3, 5])
 def test_odd_kernels_keep_the_size(size):
   y = layers.Conv(16, size).apply(delta(size), X)
@@ -41,6 +56,8 @@ def test_up_and_down():
   for i in (0, 1):
     for j in (0, 1):
       np.testing.assert_array_equal(up[:, i::2, j::2], X)
+  _, vjp = jax.vjp(layers.upsample_nearest, X)
+  np.testing.assert_allclose(vjp(up)[0], 4 * X, rtol=1e-6)
   np.testing.assert_allclose(layers.average_pool(up), X, rtol=1e-6)
   pooled = layers.average_pool(X)
   np.testing.assert_allclose(
