@@ -13,10 +13,10 @@ Accelerators and XLA's CPU compiler both do well with
 3. Where all images together have few positions, the kernel is the large array,
    and XLA would copy it to turn it for the gradient at the input. Both
    gradients are products with the patches then, which read it as it lies.
-4. The weight gradient is a convolution whose input features are the batch. A
-   batch of one leaves its matrix products one deep; `_kernel_grad_by_rows`
-   folds the image's rows into that dimension. From a batch of two on, XLA's
-   own gradient is as fast or faster, so nothing is done there.
+4. The weight gradient is a convolution whose input features are the batch. One
+   of a few images leaves its matrix products as shallow; `_kernel_grad_by_rows`
+   folds the images' rows into that dimension. For larger batches XLA's own
+   gradient is as fast or faster, so nothing is done there.
 """
 
 import functools
@@ -47,7 +47,7 @@ def conv2d(
   if _patches_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_positions(x, kernel, padding)
   if _rows_are_faster(x.shape, kernel.shape, stride):
-    return _conv_one_image(x, kernel, padding)
+    return _conv_few_images(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
 
 
@@ -103,17 +103,18 @@ def _patches_are_faster(x_shape, kernel_shape, stride) -> bool:
 
 
 def _rows_are_faster(x_shape, kernel_shape, stride) -> bool:
-  """Whether to differentiate one image's convolution by rows.
+  """Whether to differentiate a few images' convolution by rows.
 
   Decided while tracing, so that no other platform ever sees the custom rule.
   """
   k, _, ci, co = kernel_shape
   return (
-    x_shape[0] == 1
-    and stride == 1
+    stride == 1
     and k > 1
     and min(ci, co) >= 128
     and target.is_cpu()
+    and isinstance(x_shape[0], int)
+    and x_shape[0] <= 4
   )
 
 
@@ -160,22 +161,22 @@ def _patches(x, k, padding):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_one_image(x, kernel, padding):
+def _conv_few_images(x, kernel, padding):
   return _conv(x, kernel, 1, padding)
 
 
-def _conv_one_image_forward(x, kernel, padding):
+def _conv_few_images_forward(x, kernel, padding):
   return _conv(x, kernel, 1, padding), (x, kernel)
 
 
-def _conv_one_image_backward(padding, residuals, dy):
+def _conv_few_images_backward(padding, residuals, dy):
   x, kernel = residuals
   _, input_grad = jax.vjp(lambda x: _conv(x, kernel, 1, padding), x)
   dkernel = _kernel_grad_by_rows(x, dy, kernel.shape[0], padding)
   return *input_grad(dy), dkernel
 
 
-_conv_one_image.defvjp(_conv_one_image_forward, _conv_one_image_backward)
+_conv_few_images.defvjp(_conv_few_images_forward, _conv_few_images_backward)
 
 
 def _kernel_grad_by_rows(x, dy, k, padding):

@@ -55,7 +55,7 @@ def assert_same(one, other, rtol=1e-5):
     ((1, 8, 8, 192), 3, 192, 1, ONE),
     ((3, 4, 8, 128), 3, 160, 1, ONE),
     ((1, 5, 9, 192), 3, 200, 1, ((0, 2), (2, 1))),
-    ((1, 17, 16, 192), 3, 128, 1, ONE),
+    ((3, 17, 16, 192), 3, 128, 1, ONE),
     ((1, 20, 19, 128), 3, 128, 1, ((0, 2), (2, 1))),
     ((1, 3, 3, 192), 3, 192, 1, ((0, 0), (0, 0))),
     ((1, 1, 1, 192), 3, 192, 1, ONE),
@@ -98,8 +98,9 @@ def test_which_formulation_a_shape_takes():
   jaxpr = lambda *args: str(jax.make_jaxpr(conv.conv2d)(*draw(*args)))
   assert '_conv_few_positions' in jaxpr((1, 16, 16, 192), 3, 192)
   assert '_conv_few_positions' in jaxpr((4, 8, 8, 192), 3, 192)
-  assert '_conv_one_image' in jaxpr((1, 17, 16, 192), 3, 192)
-  assert 'custom_vjp' not in jaxpr((2, 17, 16, 192), 3, 192)
+  assert '_conv_few_images' in jaxpr((1, 17, 16, 192), 3, 192)
+  assert '_conv_few_images' in jaxpr((4, 17, 16, 192), 3, 192)
+  assert 'custom_vjp' not in jaxpr((5, 17, 16, 192), 3, 192)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 3, 16)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 1, 192)
 
