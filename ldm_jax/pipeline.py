@@ -187,7 +187,9 @@ class LatentDiffusionPipeline:
       self._frozen,
       self._plan(settings),
       noise,
-      sampling.image_keys(seed, first, num),
+      parallel.place_keys(
+        sampling.image_keys(seed, first, num), self._everywhere
+      ),
       self._place(cond),
       self._place(null),
       Extras(guides=self._place(tuple(g.for_images(num) for g in guides))),
@@ -303,7 +305,7 @@ class LatentDiffusionPipeline:
       self._weights,
       self._frozen,
       asked.plan,
-      jax.device_put(keys, self._split),
+      parallel.place_keys(keys, self._split),
       jax.tree.map(take, asked.inputs),
       asked.extras.replace(
         guides=tuple(g.taking(take) for g in asked.extras.guides),

@@ -43,7 +43,7 @@ def _pipeline(changes: str) -> LatentDiffusionPipeline:
     lambda x: 0.1 + 0.1 * rng.standard_normal(x.shape, np.float32),
     jax.eval_shape(init, jax.random.key(0)),
   )
-  mesh = Mesh(np.asarray(jax.devices()[:1]), ('data',))
+  mesh = Mesh(np.asarray(jax.local_devices()[:1]), ('data',))
   return LatentDiffusionPipeline(parts, params, 1.0, mesh)
 
 

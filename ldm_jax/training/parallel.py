@@ -136,6 +136,16 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
   return jax.tree.map(place, tree)
 
 
+def place_keys(keys: jax.Array, sharding: NamedSharding) -> jax.Array:
+  """Random keys, equal in every process, as `sharding` has them.
+
+  `jax.device_put` takes host values to other processes' devices too, but keys
+  only as the numbers that they are.
+  """
+  data = jax.device_put(np.asarray(jax.random.key_data(keys)), sharding)
+  return jax.random.wrap_key_data(data, impl=jax.random.key_impl(keys))
+
+
 def check_batch(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
   """Raises UserError unless each device gets whole examples, naming sizes."""
   if grad_accum < 1:

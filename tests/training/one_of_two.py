@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.training.metrics import Writer
 from ldm_jax.training.preemption import Preemption
+from tests import untrained
 
 WIDTH = 256
 
@@ -76,6 +78,15 @@ def main(workdir):
 
   with Writer(f'{workdir}/ours', tensorboard=False) as writer:
     writer.scalars(1, {'rank': rank})
+
+  # A batch drawn over all devices, as one device alone draws it.
+  alone = untrained.unconditional()
+  together = LatentDiffusionPipeline(
+    alone.parts, jax.device_get(alone.params), 1.0, mesh
+  )
+  draw = lambda ldm: ldm.sample(num=5, batch_size=4, steps=2, seed=3)
+  off = np.abs(draw(together).astype(int) - draw(alone))
+  report['drawn'] = [list(off.shape), int(off.max())]
 
   # One of them is told to stop; both stop at the same step.
   with Preemption() as preemption:
