@@ -128,27 +128,29 @@ def _conv(x, kernel, stride, padding):
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_few_positions(x, kernel, padding):
-  return _conv(x, kernel, 1, padding)
+def _with_gradients(backward):
+  """A convolution of stride 1, (x, kernel, padding) -> y, with this rule."""
+
+  def conv(x, kernel, padding):
+    return _conv(x, kernel, 1, padding)
+
+  def forward(x, kernel, padding):
+    return _conv(x, kernel, 1, padding), (x, kernel)
+
+  conv.__name__ = backward.__name__
+  conv = jax.custom_vjp(conv, nondiff_argnums=(2,))
+  conv.defvjp(forward, backward)
+  return conv
 
 
-def _conv_few_positions_forward(x, kernel, padding):
-  return _conv(x, kernel, 1, padding), (x, kernel)
-
-
-def _conv_few_positions_backward(padding, residuals, dy):
+@_with_gradients
+def _conv_few_positions(padding, residuals, dy):
   x, kernel = residuals
   k, co = kernel.shape[0], kernel.shape[3]
   patches, spread = jax.vjp(lambda x: _patches(x, k, padding), x)
   dy = dy.reshape(-1, co)
   (dx,) = spread(kernel.reshape(-1, co) @ dy.T)
   return dx, (patches @ dy).reshape(kernel.shape)
-
-
-_conv_few_positions.defvjp(
-  _conv_few_positions_forward, _conv_few_positions_backward
-)
 
 
 def _patches(x, k, padding):
@@ -160,23 +162,12 @@ def _patches(x, k, padding):
   return jnp.stack(met).reshape(k * k * ci, b * h * w)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_few_images(x, kernel, padding):
-  return _conv(x, kernel, 1, padding)
-
-
-def _conv_few_images_forward(x, kernel, padding):
-  return _conv(x, kernel, 1, padding), (x, kernel)
-
-
-def _conv_few_images_backward(padding, residuals, dy):
+@_with_gradients
+def _conv_few_images(padding, residuals, dy):
   x, kernel = residuals
   _, input_grad = jax.vjp(lambda x: _conv(x, kernel, 1, padding), x)
   dkernel = _kernel_grad_by_rows(x, dy, kernel.shape[0], padding)
   return *input_grad(dy), dkernel
-
-
-_conv_few_images.defvjp(_conv_few_images_forward, _conv_few_images_backward)
 
 
 def _kernel_grad_by_rows(x, dy, k, padding):
