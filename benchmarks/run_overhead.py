@@ -40,11 +40,8 @@ _STEPS = flags.DEFINE_integer(
 
 def bare_step(run):
   """What run.step is, without the guard."""
-  return jax.jit(
-    run.training.step,
-    donate_argnums=0,
-    out_shardings=(run.shardings, None),
-    compiler_options=conv.cpu_compiler_options(),
+  return conv.jit(
+    run.training.step, donate_argnums=0, out_shardings=(run.shardings, None)
   )
 
 

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from ldm_jax.data import images, latents, workers
 from ldm_jax.first_stage.codec import CachedCodec
+from ldm_jax.nn import conv
 from ldm_jax.training import parallel
 from ldm_jax.training.items import named_leaves
 from ldm_jax.types import Params
@@ -69,7 +70,7 @@ def _encoder(parts, params):
   mesh = parallel.make_mesh(devices=jax.local_devices())
   codec = CachedCodec(parts.first_stage)
   params = jax.device_put(params, parallel.replicated(mesh))
-  moments = jax.jit(codec.moments)
+  moments = conv.jit(codec.moments)
   size = _BATCH * mesh.size
 
   def encode(pixels: np.ndarray) -> np.ndarray:

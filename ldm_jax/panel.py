@@ -5,7 +5,6 @@ import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +12,7 @@ from ldm_jax.data import panels
 from ldm_jax.data import pipeline as data
 from ldm_jax.evaluation import reconstruction
 from ldm_jax.first_stage.codec import to_uint8
+from ldm_jax.nn import conv
 from ldm_jax.run import Run
 from ldm_jax.training import classifier_step, parallel
 from ldm_jax.types import Params
@@ -62,7 +62,7 @@ class Panel:
   @functools.cached_property
   def _classify(self):
     parts = self.run.parts
-    return jax.jit(
+    return conv.jit(
       classifier_step.make_evaluation(
         parts.classifier, parts.codec, parts.schedule
       )
@@ -85,7 +85,7 @@ class Panel:
   @functools.cached_property
   def _reconstruct(self):
     apply = self.run.parts.first_stage.apply
-    return jax.jit(lambda params, image: apply({'params': params}, image)[0])
+    return conv.jit(lambda params, image: apply({'params': params}, image)[0])
 
   def _reconstructions(self, state):
     """Pairs of image and reconstruction, the first 16, and their PSNR."""

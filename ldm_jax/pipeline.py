@@ -354,39 +354,35 @@ class LatentDiffusionPipeline:
 
   @functools.cached_property
   def _encode(self):
-    return self._jit(self.parts.codec.encode)
+    return conv.jit(self.parts.codec.encode)
 
   @functools.cached_property
   def _decode(self):
-    return self._jit(self.parts.codec.decode)
+    return conv.jit(self.parts.codec.decode)
 
   @functools.cached_property
   def _condition(self):
-    return self._jit(self._programs.condition)
+    return conv.jit(self._programs.condition)
 
   @functools.cached_property
   def _null(self):
-    return self._jit(self._programs.null_condition)
+    return conv.jit(self._programs.null_condition)
 
   @functools.cached_property
   def _denoise(self):
-    return self._jit(self._programs.denoise)
+    return conv.jit(self._programs.denoise)
 
   @functools.cached_property
   def _sample_latents(self):
-    return self._jit(self._programs.walk)
+    return conv.jit(self._programs.walk)
 
   @functools.cached_property
   def _sample_images(self):
-    return self._jit(
+    return conv.jit(
       self._programs.sample,
       static_argnames=('shape', 'latents'),
       out_shardings=self._split,
     )
-
-  def _jit(self, function, **settings):
-    options = conv.cpu_compiler_options()
-    return jax.jit(function, compiler_options=options, **settings)
 
   # Checks and placement.
 

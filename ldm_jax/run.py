@@ -63,11 +63,10 @@ class Run:
   @functools.cached_property
   def step(self):
     """(state, frozen, batch, rng) -> (state, metrics), compiled; donates."""
-    return jax.jit(
+    return conv.jit(
       guard.guarded(self.training.step, self.parts.guard.spike_limit),
       donate_argnums=0,
       out_shardings=(self.shardings, None),
-      compiler_options=conv.cpu_compiler_options(),
     )
 
   def stream(self, start: int, quarantine_dir: str = '') -> data.Stream:

@@ -1,9 +1,13 @@
 """Files that are whole or not there, whenever a program is killed."""
 
 import contextlib
+import os
+import pathlib
 from collections.abc import Iterator
 
 from etils import epath
+
+from ldm_jax.types import UserError
 
 
 @contextlib.contextmanager
@@ -20,3 +24,17 @@ def written(path: epath.PathLike) -> Iterator[epath.Path]:
   except BaseException:
     partial.unlink(missing_ok=True)
     raise
+
+
+def check_folder(option: str, folder: str | os.PathLike) -> None:
+  """Raises UserError where a local folder can be neither made nor written to.
+
+  Nothing is made: this is for before the work whose result goes there.
+  """
+  there = pathlib.Path(folder)
+  while not there.exists() and there != there.parent:
+    there = there.parent
+  if not there.is_dir():
+    raise UserError(f'{option}={folder}: {there} is a file, not a folder.')
+  if not os.access(there, os.W_OK | os.X_OK):
+    raise UserError(f'{option}={folder}: {there} cannot be written to.')

@@ -12,7 +12,7 @@ PACKAGE = ROOT / 'ldm_jax'
 CORE = {'nn', 'diffusion', 'first_stage', 'models', 'tasks', 'data', 'types'}
 ALLOWED = {
   'types': set(),
-  'whole': set(),
+  'whole': {'types'},
   'nn': {'types'},
   'diffusion': {'types'},
   'data': {'command', 'types', 'whole'},  # data/verify.py is a program.
@@ -22,7 +22,7 @@ ALLOWED = {
   'training': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
   # Beside the design's arrows: scores of scenes read them with data's reader,
   # and foreign checkpoints hold schedules.
-  'evaluation': {'first_stage', 'models', 'data', 'types', 'whole'},
+  'evaluation': {'first_stage', 'models', 'nn', 'data', 'types', 'whole'},
   'interop': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
   'sections': {'types'},
   'parts': {'data', 'diffusion', 'first_stage', 'models', 'training', 'types'},
@@ -46,9 +46,17 @@ ALLOWED = {
   # The scripts' own halves.
   'command': {'types'},
   'cli': {'command', 'types'},
-  'latent_cache': {'data', 'first_stage', 'training', 'types'},
+  'latent_cache': {'data', 'first_stage', 'nn', 'training', 'types'},
   'same_model': CORE | {'build', 'sections', 'training'},
-  'panel': {'data', 'evaluation', 'first_stage', 'run', 'training', 'types'},
+  'panel': {
+    'data',
+    'evaluation',
+    'first_stage',
+    'nn',
+    'run',
+    'training',
+    'types',
+  },
   'run': CORE
   | {
     'build',

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.evaluation import resize
+from ldm_jax.nn import conv
 from ldm_jax.types import Array, Params
 
 
@@ -65,7 +66,7 @@ class Network:
       with jax.default_matmul_precision('highest'):
         return self.apply(params, images.astype(jnp.float32))
 
-    return jax.jit(run)
+    return conv.jit(run)
 
   def __call__(self, images: Sequence[np.ndarray]) -> Mapping[str, Array]:
     """Starts a batch: uint8 images [H W 3], of any sizes if `size` is set.

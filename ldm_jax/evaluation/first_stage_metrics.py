@@ -15,6 +15,7 @@ from ldm_jax.evaluation.features import Network
 from ldm_jax.evaluation.frechet import frechet_distance
 from ldm_jax.evaluation.image_sets import ImageSet
 from ldm_jax.evaluation.moments import Moments
+from ldm_jax.nn import conv
 from ldm_jax.types import Params, UserError
 
 
@@ -83,7 +84,7 @@ def reconstructor(first_stage: nn.Module) -> Callable:
   split = NamedSharding(mesh, PartitionSpec('images'))
   everywhere = NamedSharding(mesh, PartitionSpec())
 
-  @jax.jit
+  @conv.jit
   def again(params, images):
     found, aux = first_stage.apply({'params': params}, images)
     return found, aux.get('indices')

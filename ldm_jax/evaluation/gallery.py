@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ldm_jax import whole
 from ldm_jax.data import panels
 from ldm_jax.types import UserError
 
@@ -35,8 +36,7 @@ class Gallery:
     self._title = title
     self._metadata = metadata
     self._rows: list[dict[str, Any]] = []
-    if self._folder.is_file():
-      raise UserError(f'{folder} is a file; --out takes a folder.')
+    whole.check_folder('--out', folder)
     self._before = []
     if (self._folder / INDEX).exists():
       self._before = read_index(folder)

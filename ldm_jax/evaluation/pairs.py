@@ -9,6 +9,7 @@ import numpy as np
 from ldm_jax.evaluation import reconstruction
 from ldm_jax.evaluation.ssim import ssim
 from ldm_jax.first_stage import lpips
+from ldm_jax.nn import conv
 from ldm_jax.types import Params
 
 NAMES = ('psnr', 'ssim', 'lpips')
@@ -40,7 +41,7 @@ def compute(
 
 
 def _distance(params: Params) -> Callable:
-  @jax.jit
+  @conv.jit
   def distance(params, x, y):
     with jax.default_matmul_precision('highest'):
       x, y = (i.astype(jnp.float32) / 127.5 - 1 for i in (x, y))

@@ -198,9 +198,7 @@ def _program(first_stage: nn.Module, method: str, tiled: bool = False):
     with nn.intercept_methods(norms := _Norms(statistics, weight)):
       return plain(params, x), norms.moments
 
-  return jax.jit(
-    of_tile if tiled else plain, compiler_options=conv.cpu_compiler_options()
-  )
+  return conv.jit(of_tile if tiled else plain)
 
 
 class _Norms:

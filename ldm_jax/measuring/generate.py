@@ -12,6 +12,7 @@ import numpy as np
 
 from ldm_jax.data import given
 from ldm_jax.diffusion.settings import Settings
+from ldm_jax.evaluation.features import Pace
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.splits import open_split
@@ -110,8 +111,8 @@ def draw(
   was killed draws the rest by the same program, and so the same bits.
 
   Returns:
-    the shards, and {'drawn', 'seconds', 'images_per_second'}: of the batches
-    after the first, which compiles.
+    the shards, and as Pace.about how many images were drawn, and how fast: of
+    the batches after the first, which compiles, None where there are none.
   """
   batch(ldm, settings, conditions, 0, 1)  # Before a folder is begun.
   about = {
@@ -125,18 +126,20 @@ def draw(
   missing = list(shards.missing(jax.process_index(), jax.process_count()))
   if missing and len(missing) * batch_size < num:
     say(f'{folder}: going on; {len(missing)} of its shards are missing.')
-  begin, seconds, drawn = time.monotonic(), 0.0, 0
+  begin, pace = time.monotonic(), Pace()
   for done, first in enumerate(missing, 1):
-    coming = batch(ldm, settings, conditions, first, batch_size)
     start = time.monotonic()
+    coming = batch(ldm, settings, conditions, first, batch_size)
+    prepared = time.monotonic()
     images = np.concatenate(list(coming))
-    if done > 1:
-      seconds += time.monotonic() - start
-      drawn += batch_size
+    drawn = time.monotonic()
     shards.write(first, images)
+    if done > 1:
+      pace.images += batch_size
+      pace.in_network += drawn - prepared
+      pace.seconds += time.monotonic() - start
     rate = done * batch_size / (time.monotonic() - begin)
     left = (len(missing) - done) * batch_size / rate
     say(f'{done}/{len(missing)} shards, {rate:.2f} images/s, {left:.0f}s left')
-  pace = {'drawn': len(missing) * batch_size, 'seconds': seconds}
-  pace['images_per_second'] = drawn / seconds if drawn else None
-  return shards, pace
+  rates = pace.about() if pace.images else dict.fromkeys(pace.about())
+  return shards, {**rates, 'images': len(missing) * batch_size}

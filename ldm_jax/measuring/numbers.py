@@ -1,11 +1,13 @@
 """The numbers of an evaluation, and what they take, opened beforehand."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
+from ldm_jax import whole
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import (
   first_stage_metrics,
@@ -48,6 +50,7 @@ def check(session: Session, *settings: Settings) -> None:
       generate.batch(session.ldm, one, session.conditions, 0, 1)
   if jax.process_index():
     return  # The first process measures.
+  _check_places(session)
   for table, network_of in _tables(session):
     _check_set(session, table, network_of)
   if 'neighbours' in session.metrics:
@@ -64,6 +67,16 @@ def check(session: Session, *settings: Settings) -> None:
     _ = session.originals, 'rfid' in asked and session.inception
   elif asked:
     first_stage_metrics.check_sets(asked, session.reference, session.samples)
+
+
+def _check_places(session: Session) -> None:
+  options = session.options
+  whole.check_folder('--out', session.out)
+  whole.check_folder('--cache', session.cache)
+  if options.save_npz:
+    whole.check_folder('--save_npz', pathlib.Path(options.save_npz).parent)
+    if pathlib.Path(options.save_npz).is_dir():
+      raise UserError(f'--save_npz={options.save_npz} is a folder, not a file.')
 
 
 def _check_set(session: Session, table: Mapping, network_of) -> None:

@@ -6,8 +6,7 @@ Accelerators and XLA's CPU compiler both do well with
 
 1. jaxlib 0.10 hands float32 convolutions and matrix products to YNNPACK, which
    runs many of them on one thread, where Eigen, which it displaced, uses them
-   all. A jitted function gets Eigen back through
-   `jax.jit(f, compiler_options=cpu_compiler_options())`.
+   all. `jit`, with which this package compiles, takes Eigen back.
 2. Large images of many channels take Winograd's way, forward and backward; see
    `winograd`.
 3. Where all images together have few positions, the kernel is the large array,
@@ -21,6 +20,7 @@ Accelerators and XLA's CPU compiler both do well with
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,12 @@ def conv2d(
   if _rows_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_images(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
+
+
+def jit(function: Callable, **settings) -> Callable:
+  """`jax.jit` with `cpu_compiler_options`, for whatever convolves."""
+  options = cpu_compiler_options()
+  return jax.jit(function, compiler_options=options, **settings)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def test_a_run_without_any_file_of_weights(text_run, tmp_path):
   # Again: nothing is drawn, no reference is measured, the same is found.
   again = run(**options)
   assert again['metrics'] == found['metrics']
-  assert again['pace']['generation']['drawn'] == 0
+  assert again['pace']['generation']['images'] == 0
   assert len(again['pace']) == 2 < len(found['pace'])
 
 

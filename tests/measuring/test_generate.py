@@ -30,7 +30,8 @@ class Killed(Exception):
 
 def test_killed_and_run_again(ldm, tmp_path):
   whole, pace = draw(ldm, tmp_path / 'whole')
-  assert pace['drawn'] == 24 and pace['images_per_second'] > 0
+  assert pace['images'] == 24 and pace['images_per_second'] > 0
+  assert 0 < pace['share_outside_network'] < 1
 
   def kill(text):
     raise Killed
@@ -43,13 +44,17 @@ def test_killed_and_run_again(ldm, tmp_path):
   (tmp_path / 'parts' / '00000008.partial').write_bytes(b'half')
   said = []
   again, pace = draw(ldm, tmp_path / 'parts', say=said.append)
-  assert 'going on' in said[0] and pace['drawn'] == 16
+  assert 'going on' in said[0] and pace['images'] == 16
   assert again.num == whole.num == 19
   names = lambda folder: {p.name for p in folder.glob('*.npy')}
   assert names(tmp_path / 'whole') == names(tmp_path / 'parts')
   for k in range(19):
     np.testing.assert_array_equal(again.read(k), whole.read(k))
-  assert draw(ldm, tmp_path / 'parts')[1]['drawn'] == 0
+  assert draw(ldm, tmp_path / 'parts')[1] == {
+    'images': 0,
+    'images_per_second': None,
+    'share_outside_network': None,
+  }
 
 
 def test_other_settings_or_weights_do_not_mix(ldm, tmp_path):

@@ -44,6 +44,17 @@ def test_what_is_missing_is_found_before_anything_is_drawn(
     numbers.check(found, Settings(2))
 
 
+@pytest.mark.parametrize('option', ['out', 'cache', 'save_npz'])
+def test_a_place_that_cannot_be_written_is_found_before_too(
+  text_run, option, tmp_path
+):
+  (tmp_path / 'file').write_text('')
+  found = opened(workdir=str(text_run), **{option: str(tmp_path / 'file/new')})
+  with pytest.raises(UserError, match=f'--{option}=.*file is a file, not a'):
+    numbers.check(found, Settings(2))
+  assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
 def test_what_is_possible_passes(text_run, vq_run):
   numbers.check(opened(workdir=str(text_run)), Settings(2))
   numbers.check(opened(workdir=str(vq_run)), Settings(2))
