@@ -111,7 +111,7 @@ def preempted(folder: Folder, rng: random.Random):
       assert step <= steps[-1] <= step + 1, (phase, step, steps)
     newest = steps[-1] if steps else 0
     yield f'{phase}, {times} signals'
-    if newest > 30:
+    if newest >= 30:  # What is asked of the last step, 40, comes too late.
       assert trainer(config, workdir) == 0
       small.assert_same_run(workdir, expected)
       shutil.rmtree(workdir)
