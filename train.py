@@ -40,6 +40,12 @@ _WORKDIR = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run', False, 'Print what training would be and need; write nothing.'
 )
+_DRY_RUN_DEVICES = cli.integer(
+  'dry_run_devices', 0, '--dry_run for so many devices that are not here.'
+)
+_DRY_RUN_MEMORY = cli.number(
+  'dry_run_memory', 0.0, 'GiB of each of --dry_run_devices.'
+)
 
 
 def train(config: dict, workdir: str) -> int:
@@ -148,6 +154,12 @@ def main() -> int:
   if _CONFIG.value is None:
     raise UserError('--config is missing, such as configs/text_scenes.py.')
   config = build.plain(_CONFIG.value)
+  if _DRY_RUN_DEVICES.value or _DRY_RUN_MEMORY.value:
+    elsewhere = dry_run.Elsewhere(_DRY_RUN_DEVICES.value, _DRY_RUN_MEMORY.value)
+    if not _DRY_RUN.value:
+      raise UserError('--dry_run_devices and --dry_run_memory: say --dry_run.')
+    elsewhere.pretend()
+    return dry_run.report(config, elsewhere)
   parallel.initialize()
   if not _DRY_RUN.value and _WORKDIR.value is None:
     raise UserError("--workdir is missing: the run's folder.")

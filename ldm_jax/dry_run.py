@@ -1,5 +1,7 @@
 """What a training would be and need, found without writing anything."""
 
+import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -11,28 +13,66 @@ import numpy as np
 
 from ldm_jax import build
 from ldm_jax import run as runs
+from ldm_jax.nn import target
 from ldm_jax.training import metrics, parallel
+from ldm_jax.types import UserError
 
 _GIB = 2**30
 _TIMED_STEPS = 3
+_UNOPTIMISED = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
 
 
-def report(config: Mapping[str, Any]) -> int:
+@dataclasses.dataclass(frozen=True)
+class Elsewhere:
+  """Devices that are not here: how many, and the memory of each in GiB.
+
+  Raises UserError where there are none, or they have no memory.
+  """
+
+  devices: int
+  memory: float
+
+  def __post_init__(self):
+    if self.devices < 1 or self.memory <= 0:
+      raise UserError(
+        f'--dry_run_devices={self.devices} and --dry_run_memory={self.memory}: '
+        'say both, how many devices and the GiB of each, such as 8 and 80.'
+      )
+
+  def pretend(self) -> None:
+    """Makes JAX see as many, on this CPU; before it looks for devices."""
+    jax.config.update('jax_platforms', 'cpu')
+    jax.config.update('jax_num_cpu_devices', self.devices)
+
+
+def report(
+  config: Mapping[str, Any], elsewhere: Elsewhere | None = None
+) -> int:
   """Prints config, parameters, memory, checkpoint size and time; returns 0.
 
   Memory is the compiler's own account of the step, made from shapes alone, so
-  a model that does not fit is told of and not tried.
+  a model that does not fit is told of and not tried. Of devices elsewhere
+  nothing is tried, and neither data nor first stage need be here. Their account
+  is the CPU compiler's of the program that they would get: it holds bfloat16
+  activations as float32, so they need less rather than more.
   """
-  runs.check_begin(build.parts(config))
   # A latent cache would have to be filled first: told as without.
   parts = build.parts({**config, 'latent_cache': ''})
+  if not elsewhere:
+    runs.check_begin(build.parts(config))
   print(json.dumps(config, indent=2))
-  run = runs.open_run(parts)
+  run = runs.without_data(parts) if elsewhere else runs.open_run(parts)
   for name, tree in part_shapes(run).items():
     print(f'parameters of {name}: {count(tree):,}')
   print(parallel.describe_shardings(run.abstract_state, run.shardings))
 
-  compiled = compile_step(run)
+  with target.anywhere() if elsewhere else contextlib.nullcontext():
+    lowered = lower_step(run)
+  # Machine code for somebody else's memory need not be fast.
+  compiled = lowered.compile(_UNOPTIMISED if elsewhere else None)
   memory = compiled.memory_analysis()
   kept = memory.argument_size_in_bytes
   working = memory.temp_size_in_bytes
@@ -44,12 +84,15 @@ def report(config: Mapping[str, Any]) -> int:
     run.abstract_state, {'first_stage': run.abstract_first_stage}
   )
   print(f'checkpoint: {bytes_of(saved) / _GIB:.2f} GiB each')
-  free = free_bytes()
+  free = elsewhere.memory * _GIB if elsewhere else free_bytes()
   if free is not None and kept + working > free:
     print(
       f'time: not tried; a device has {free / _GIB:.2f} GiB, so this does not '
       'fit. Raise mesh.fsdp or grad_accum, or set unet.remat=True.'
     )
+    return 0
+  if elsewhere:
+    print(f'time: not tried; a device has {free / _GIB:.2f} GiB: it fits.')
     return 0
   seconds = time_steps(run, compiled)
   total = seconds * parts.config.num_steps
@@ -81,8 +124,8 @@ def part_shapes(run: runs.Run) -> dict[str, Any]:
   }
 
 
-def compile_step(run: runs.Run):
-  """The training step compiled for shapes; no array is made."""
+def lower_step(run: runs.Run):
+  """The training step traced for shapes; no array is made."""
   batch = run.parts.blank_batch(1)
   size = run.parts.config.batch_size
   sharding = parallel.batch_sharding(run.mesh)
@@ -92,7 +135,7 @@ def compile_step(run: runs.Run):
   }
   return run.step.lower(
     run.abstract_state, _abstract_frozen(run), batch, run.rng
-  ).compile()
+  )
 
 
 def _abstract_frozen(run: runs.Run):

@@ -138,19 +138,32 @@ def open_run(parts: Parts) -> Run:
     UserError: a batch that the devices don't divide, data that isn't there, or
       data that the latent cache cannot hold.
   """
-  config = parts.config
   if parts.cached:
     latents.check_crop(parts.data)
-  mesh = parallel.make_mesh(parts.mesh.data, parts.mesh.fsdp)
-  parallel.check_batch(config.batch_size, mesh, config.grad_accum)
+  mesh = _mesh(parts)
   source = sources.open_source(parts.data, parts.data.train_split)
   data.check_source(source, parts.prepare, parts.data)
   eval_source = sources.open_source(parts.data, parts.data.eval_split)
   if hasattr(eval_source, 'name'):  # Stored: some may be damaged.
     eval_source = Replacing(eval_source, parts.data)
+  return _run(parts, mesh, source, eval_source)
+
+
+def without_data(parts: Parts) -> Run:
+  """A run of shapes alone, whose sources are None; raises as `open_run`."""
+  return _run(parts, _mesh(parts), None, None)
+
+
+def _mesh(parts: Parts) -> Mesh:
+  mesh = parallel.make_mesh(parts.mesh.data, parts.mesh.fsdp)
+  parallel.check_batch(parts.config.batch_size, mesh, parts.config.grad_accum)
+  return mesh
+
+
+def _run(parts: Parts, mesh: Mesh, source: Any, eval_source: Any) -> Run:
   gather = functools.partial(parallel.gather, mesh)
   training = build.training(parts, gather)
-  rng = jax.random.key(config.seed)
+  rng = jax.random.key(parts.config.seed)
   shapes = jax.eval_shape(training.init, rng)
   shardings = parallel.state_shardings(mesh, shapes)
   run = Run(parts, training, mesh, source, eval_source, rng, shardings)

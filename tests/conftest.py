@@ -20,6 +20,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
       if 'host_platform_device_count' not in flag
     ),
     '--xla_force_host_platform_device_count=8',
+    # As many test processes as cores: a program's machine code is made in one
+    # piece, which takes a fifth less work than in 32 for as many threads.
+    '--xla_cpu_parallel_codegen_split_count=1',
   ]
 )
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

@@ -1,13 +1,17 @@
 """A dry run says what training would be, and writes nothing."""
 
+import re
 import types
 
+import jax
 import ml_collections
+import numpy as np
 import pytest
 
 import train
 from ldm_jax import dry_run
 from ldm_jax.data.stream import DataError
+from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 from tests import tiny
 
@@ -30,6 +34,32 @@ def test_what_does_not_fit_is_not_tried(capsys, monkeypatch):
   assert 'this does not fit' in capsys.readouterr().out
 
 
+def test_of_devices_elsewhere_nothing_needs_to_be_here(
+  capsys, tmp_path, monkeypatch
+):
+  """Neither data nor first stage; and what is sharded takes less."""
+  monkeypatch.setattr(parallel, 'MIN_SHARDED_ELEMENTS', 16)
+  small = jax.jit(lambda x: x + 1).lower(np.zeros(4))  # Little to compile.
+  monkeypatch.setattr(dry_run, 'lower_step', lambda run: small)
+  config = tiny.diffusion(
+    mesh={'data': 1, 'fsdp': 8},
+    first_stage_from='',
+    data={'source': 'folder', 'path': str(tmp_path / 'not_here')},
+  )
+  assert dry_run.report(config, dry_run.Elsewhere(8, 1.0)) == 0
+  said = capsys.readouterr().out
+  sizes = r'([\d.]+) MiB in all, ([\d.]+) MiB per device'
+  whole, share = map(float, re.search(sizes, said).groups())
+  assert share < 0.3 * whole
+  assert 'a device has 1.00 GiB: it fits' in said
+
+
+@pytest.mark.parametrize('given', [(0, 80.0), (8, 0.0), (-1, 80.0)])
+def test_devices_elsewhere_are_told_whole(given):
+  with pytest.raises(UserError, match='say both, how many devices and the GiB'):
+    dry_run.Elsewhere(*given)
+
+
 @pytest.mark.parametrize(
   ('changes', 'told'),
   [
@@ -40,7 +70,7 @@ def test_what_does_not_fit_is_not_tried(capsys, monkeypatch):
 def test_what_is_missing_is_told_before_anything_is_compiled(
   changes, told, monkeypatch
 ):
-  monkeypatch.setattr(dry_run, 'compile_step', None)
+  monkeypatch.setattr(dry_run, 'lower_step', None)
   with pytest.raises(UserError, match=told):
     dry_run.report(tiny.diffusion(**changes))
 
@@ -51,7 +81,9 @@ def test_data_that_breaks_is_one_line(monkeypatch, capsys):
 
   value = ml_collections.ConfigDict(tiny.diffusion())
   monkeypatch.setattr(train, '_CONFIG', types.SimpleNamespace(value=value))
-  monkeypatch.setattr(train, '_DRY_RUN', types.SimpleNamespace(value=True))
+  for flag, given in (('', True), ('_DEVICES', 0), ('_MEMORY', 0.0)):
+    given = types.SimpleNamespace(value=given)
+    monkeypatch.setattr(train, f'_DRY_RUN{flag}', given)
   monkeypatch.setattr(dry_run, 'report', broken)
   assert train.main() == 1
   assert capsys.readouterr().err == (

@@ -69,7 +69,7 @@ ALLOWED = {
     'training',
     '__init__',
   },
-  'dry_run': {'build', 'run', 'training', 'types'},
+  'dry_run': {'build', 'nn', 'run', 'training', 'types'},
   'stablehlo': {'data', 'diffusion', 'nn', 'pipeline', 'types'},
   'weights': {'build', 'interop', 'parts', 'types'},
   'sampling_flags': {'cli', 'diffusion', 'types'},
