@@ -85,6 +85,7 @@ ALLOWED = {
     'splits',
     'training',
     'types',
+    'whole',
     '__init__',
   },
   '__init__': {'pipeline'},
