@@ -28,6 +28,7 @@ class Preemption:
     self._interrupts = 0
     self._previous = {}
     self._many = False
+    self._first = None
 
   def __enter__(self):
     self._many = jax.process_count() > 1
@@ -56,7 +57,10 @@ class Preemption:
     Every process asks, once per step, with steps that count up.
     """
     if self._many:
-      return multihost_utils.reached_preemption_sync_point(step)
+      # Counted from the first: a signal that comes before it makes JAX's
+      # service stop at step 1 exactly, which a run that goes on is past.
+      self._first = step if self._first is None else self._first
+      return multihost_utils.reached_preemption_sync_point(step - self._first)
     return self.signalled
 
   def _handle(self, number, frame):
