@@ -90,7 +90,7 @@ def main(workdir):
 
   # One of them is told to stop; both stop at the same step.
   with Preemption() as preemption:
-    for step in range(200):
+    for step in range(2000):
       if rank == 1 and step == 3:
         os.kill(os.getpid(), signal.SIGTERM)
       if preemption.requested(step):

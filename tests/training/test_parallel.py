@@ -283,7 +283,7 @@ def test_two_processes_train_save_restore_and_stop_as_one(tmp_path):
   assert report['loaded'] == [1, 2, 3, 4]
   (count, *_), off = report['drawn']
   assert count == 5 and off <= 1
-  assert 3 <= report['stopped'] < 100
+  assert report['stopped'] >= 3
   lines = (tmp_path / 'ours' / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line) for line in lines] == [{'step': 1, 'rank': 0}]
 

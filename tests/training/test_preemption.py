@@ -5,7 +5,9 @@ import signal
 import threading
 import time
 
+import jax
 import pytest
+from jax.experimental import multihost_utils
 
 from ldm_jax.training.preemption import EXIT_CODE, Preemption
 
@@ -55,6 +57,21 @@ def test_the_handlers_from_before_come_back():
   assert before == [
     signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)
   ]
+
+
+def test_several_processes_count_from_the_first_step_of_this_start(monkeypatch):
+  """JAX's service stops at 1 where it was told before it was ever asked."""
+  asked = []
+
+  def reached(step):
+    asked.append(step)
+    return step == 1
+
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  monkeypatch.setattr(multihost_utils, 'reached_preemption_sync_point', reached)
+  with Preemption() as preemption:
+    assert [preemption.requested(step) for step in (24, 25)] == [False, True]
+  assert asked == [0, 1]
 
 
 def test_the_exit_code_is_not_one_that_means_something_else():
