@@ -56,8 +56,8 @@ def report(
   Memory is the compiler's own account of the step, made from shapes alone, so
   a model that does not fit is told of and not tried. Of devices elsewhere
   nothing is tried, and neither data nor first stage need be here. Their account
-  is the CPU compiler's of the program that they would get: it holds bfloat16
-  activations as float32, so they need less rather than more.
+  is an estimate: the CPU compiler's, of the program that they would get. It
+  holds bfloat16 activations as float32, and knows no other device's layouts.
   """
   # A latent cache would have to be filled first: told as without.
   parts = build.parts({**config, 'latent_cache': ''})

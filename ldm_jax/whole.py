@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever a program is killed."""
+"""Files that are whole or not there, and places that can be written to."""
 
 import contextlib
 import os
@@ -14,7 +14,8 @@ from ldm_jax.types import UserError
 def written(path: epath.PathLike) -> Iterator[epath.Path]:
   """A place beside `path` to write to, which is then renamed to it.
 
-  What was there stays until then, and for good where writing fails.
+  What was there stays until then, and for good where writing fails or the
+  program is killed.
   """
   path = epath.Path(path)
   partial = path.with_name(f'{path.name}.partial')

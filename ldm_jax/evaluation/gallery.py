@@ -28,7 +28,8 @@ class Gallery:
   """Writes samples as they come; `close` adds the grid and the page."""
 
   def __init__(self, folder: str, title: str, metadata: bool = True):
-    """Raises UserError where the folder holds what is not a gallery's.
+    """Raises UserError where the folder holds what is not a gallery's, or
+    cannot be written to.
 
     A gallery that is there stays until the first image of this one comes.
     """
