@@ -6,7 +6,9 @@
 A round times so many steps three times, in turns: the bare step function on
 batches that are there, the guarded one, and what train.py's loop does with them
 in each step (the guarded step, bad steps, watchdog, signals). An overhead is
-the median of the rounds' ratios. A log line (the terminal's, metrics.jsonl and
+the median of the rounds' ratios, of the clock and of the CPU time of all
+threads; the second, which a busy machine disturbs less, leaves out what only
+waits. A log line (the terminal's, metrics.jsonl and
 log.txt) is timed by itself and counted once every `log_every` steps. Checksums
 run beside training; their time, of all arrays and of all files, is counted in
 full, once every `save_every` steps.
@@ -45,15 +47,24 @@ def bare_step(run):
   )
 
 
+def now() -> tuple[float, float]:
+  """The clock, and this process's CPU time, in seconds."""
+  return time.perf_counter(), time.process_time()
+
+
+def since(begin: tuple[float, float]) -> dict[str, float]:
+  return dict(zip(('clock', 'cpu'), (b - a for a, b in zip(begin, now()))))
+
+
 def step_alone(run, step, batches):
   """turn(state, held) -> (state, seconds), of the step function alone."""
 
   def turn(state, held):
-    begin = time.perf_counter()
+    begin = now()
     for _, batch in batches:
       state, scalars = step(state, held, batch, run.rng)
-    jax.block_until_ready(scalars)
-    return state, time.perf_counter() - begin
+    jax.block_until_ready((state, scalars))
+    return state, since(begin)
 
   return turn
 
@@ -67,7 +78,7 @@ def whole_loop(run, batches, workdir):
   def turn(state, held):
     nonlocal done
     with Preemption() as preemption, watchdog:
-      begin = time.perf_counter()
+      begin = now()
       for ids, batch in batches:
         preemption.requested(done)
         watchdog.at('waiting for data', done)
@@ -78,8 +89,8 @@ def whole_loop(run, batches, workdir):
         done += 1
         bad_steps.add(done, scalars, ids)
         checkpoints.check()
-      jax.block_until_ready(scalars)
-      return state, time.perf_counter() - begin
+      jax.block_until_ready((state, scalars))
+      return state, since(begin)
 
   return turn
 
@@ -131,20 +142,24 @@ def main() -> int:
     }
     for turn in turns.values():  # Compiles.
       state, _ = turn(state, held)
-    seconds = {name: [] for name in turns}
+    seconds = {kind: {name: [] for name in turns} for kind in ('clock', 'cpu')}
     for i in range(harness.ROUNDS.value):
       for name in list(turns)[:: 1 if i % 2 == 0 else -1]:
         state, took = turns[name](state, held)
-        seconds[name].append(took / _STEPS.value)
+        for kind, value in took.items():
+          seconds[kind][name].append(value / _STEPS.value)
     _, scalars = jax.eval_shape(run.step, state, held, batches[0][1], run.rng)
     scalars = {k: jax.numpy.ones(v.shape, v.dtype) for k, v in scalars.items()}
     line = log_seconds(run, scalars, folder)
     sums = checksum_seconds(run, state, held, folder)
   over = {
-    name: [b / a - 1 for a, b in zip(seconds['bare'], seconds[name])]
-    for name in ('guarded', 'loop')
+    kind: {
+      name: [b / a - 1 for a, b in zip(taken['bare'], taken[name])]
+      for name in ('guarded', 'loop')
+    }
+    for kind, taken in seconds.items()
   }
-  step = statistics.median(seconds['bare'])
+  step = statistics.median(seconds['clock']['bare'])
   logging = line / run.config.log_every / step
   checksums = sums / run.config.save_every / step
   report = {
@@ -153,17 +168,24 @@ def main() -> int:
     'device': jax.devices()[0].device_kind,
     'step_s': step,
     'seconds': seconds,
-    'overheads': {name: harness.quartiles(x) for name, x in over.items()},
+    'overheads': {
+      kind: {name: harness.quartiles(x) for name, x in found.items()}
+      for kind, found in over.items()
+    },
     'log_s': line,
     'log_every': run.config.log_every,
     'checksum_s': sums,
     'save_every': run.config.save_every,
     'checksum_overhead': checksums,
-    'overhead': statistics.median(over['loop']) + logging + checksums,
+    'overhead': {
+      kind: statistics.median(found['loop']) + logging + checksums
+      for kind, found in over.items()
+    },
   }
   print(f'A step: {step:.3f} s.')
-  for name, (low, median, high) in report['overheads'].items():
-    print(f'{name}: {median:+.2%} [{low:+.2%}, {high:+.2%}]')
+  for kind, found in report['overheads'].items():
+    for name, (low, median, high) in found.items():
+      print(f'{name}, {kind}: {median:+.2%} [{low:+.2%}, {high:+.2%}]')
   print(
     f'A log line: {line:.4f} s every {run.config.log_every} steps, '
     f'{logging:+.2%}'
@@ -172,7 +194,8 @@ def main() -> int:
     f'Checksums: {sums:.3f} s every {run.config.save_every} steps, '
     f'{checksums:+.2%}'
   )
-  print(f'Together: {report["overhead"]:+.2%}')
+  for kind, value in report['overhead'].items():
+    print(f'Together, {kind}: {value:+.2%}')
   print(f'written: {harness.write("run_overhead", report)}')
   return 0
 

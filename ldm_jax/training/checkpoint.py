@@ -212,7 +212,9 @@ class Checkpoints:
       self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
     items_lib.prefetch(named)
     args = {
-      name: ocp.args.StandardSave(items_lib.nested(stored))
+      name: ocp.args.StandardSave(
+        items_lib.nested(jax.tree.map(items_lib.without_copies, stored))
+      )
       for name, leaves in named.items()
       if (stored := items_lib.stored(leaves))
     }

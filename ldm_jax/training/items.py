@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from ldm_jax.training import manifest
 from ldm_jax.types import UserError
@@ -74,6 +75,30 @@ def host_shards(leaf: Any) -> list[tuple[np.ndarray, tuple[slice, ...]]]:
       if shard.replica_id == 0
     ]
   return [(np.array(leaf), (slice(0, None),) * np.ndim(leaf))]
+
+
+def without_copies(leaf: Any) -> Any:
+  """The same array on the devices of its first copies alone.
+
+  Of copies orbax writes a slice of each, and compiles a program for each slice:
+  hundreds of them, while training waits. Arrays that other processes hold parts
+  of stay as they are: there the slices share the writing.
+  """
+  if not isinstance(leaf, jax.Array) or not leaf.is_fully_addressable:
+    return leaf
+  shards = leaf.addressable_shards
+  first = [shard.data for shard in shards if shard.replica_id == 0]
+  if len(first) == 1:
+    return first[0]
+  if len(first) == len(shards) or not isinstance(leaf.sharding, NamedSharding):
+    return leaf
+  mesh, spec = leaf.sharding.mesh, leaf.sharding.spec
+  names = jax.tree.leaves(tuple(spec))
+  split = [name for name in mesh.axis_names if name in names]
+  at = tuple(slice(None) if n in split else 0 for n in mesh.axis_names)
+  return jax.make_array_from_single_device_arrays(
+    leaf.shape, NamedSharding(Mesh(mesh.devices[at], split), spec), first
+  )
 
 
 def prefetch(named: Mapping[str, Mapping[str, Any]]) -> None:

@@ -77,3 +77,21 @@ def test_the_sums_do_not_depend_on_the_sharding():
     )
   ]
   assert all(line == lines[0] for line in lines)
+
+
+@pytest.mark.parametrize('spec', [(), ('fsdp',), (None, ('fsdp',))])
+def test_of_copies_the_first_are_handed_over(spec):
+  mesh = parallel.make_mesh(2, 4)
+  value = np.arange(8 * 12, dtype=np.float32).reshape(8, 12)
+  sharding = NamedSharding(mesh, PartitionSpec(*spec))
+  leaf = items.without_copies(jax.device_put(value, sharding))
+  assert {shard.replica_id for shard in leaf.addressable_shards} == {0}
+  assert len(leaf.devices()) == (4 if spec else 1)
+  np.testing.assert_array_equal(leaf, value)
+
+
+def test_what_has_no_copies_stays_as_it_is():
+  mesh = parallel.make_mesh(2, 4)
+  sharding = NamedSharding(mesh, PartitionSpec('data', 'fsdp'))
+  leaf = jax.device_put(np.zeros((8, 12), np.float32), sharding)
+  assert items.without_copies(leaf) is leaf
