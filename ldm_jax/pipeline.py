@@ -77,7 +77,8 @@ class LatentDiffusionPipeline:
     self.parts = parts
     self.config = parts.config
     self.scale_factor = 1.0 if scale_factor is None else float(scale_factor)
-    self.mesh = mesh or Mesh(np.asarray(jax.local_devices()), ('data',))
+    # The mesh of a run on these devices, so that its programs are found again.
+    self.mesh = mesh or parallel.make_mesh(devices=jax.local_devices())
     self._everywhere = NamedSharding(self.mesh, PartitionSpec())
     self._split = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
     self.params = params
@@ -409,7 +410,5 @@ class LatentDiffusionPipeline:
 
 
 def on(mesh: Mesh, x: Any) -> bool:
-  """Whether x already lies on the mesh's devices, split or repeated."""
-  return isinstance(x, jax.Array) and x.sharding.device_set == set(
-    mesh.devices.flat
-  )
+  """Whether x already lies on the mesh, split or repeated."""
+  return isinstance(x, jax.Array) and getattr(x.sharding, 'mesh', None) == mesh

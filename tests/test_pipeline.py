@@ -7,8 +7,10 @@ from jax.sharding import Mesh
 
 import ldm_jax
 from ldm_jax import build, pipeline, task_inputs
+from ldm_jax import run as runs
 from ldm_jax.diffusion import sampling
 from ldm_jax.first_stage.codec import to_uint8
+from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 from tests import tiny, untrained
 
@@ -57,6 +59,14 @@ def test_images_do_not_depend_on_batch_or_devices(ldm):
   )
   assert everywhere.mesh.size == 8
   assert np.abs(draw(everywhere) - whole).max() <= 1
+
+
+def test_a_loaded_run_lies_as_the_run_does(text_run):
+  """So that a program which training compiled is found again."""
+  ldm = ldm_jax.load(text_run)
+  run = runs.without_data(build.parts(checkpoint.read_config(text_run)))
+  for leaf in jax.tree.leaves(ldm.params):
+    assert leaf.sharding.mesh == ldm.mesh == run.mesh
 
 
 def test_an_earlier_call_is_continued(ldm):
