@@ -20,7 +20,7 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	  --workdir=$(QUICKSTART)/text \
 	  --config.first_stage_from=$(QUICKSTART)/first_stage
 	.venv/bin/python sample.py --workdir=$(QUICKSTART)/text --num=200 \
-	  --inputs=held_out --guidance=4 --steps=25 --batch_size=100 \
+	  --inputs=held_out --guidance=4 --steps=25 --batch_size=20 \
 	  --out=$(QUICKSTART)/gallery
 	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage
 	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \

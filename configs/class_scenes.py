@@ -11,7 +11,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   # The last row is the null class of guidance.
   config.task = common.make_task('class_label', num_classes=41, width=64)
   return common.select(config, variant)

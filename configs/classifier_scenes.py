@@ -17,7 +17,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  guided = text_scenes.get_config()
+  guided = text_scenes.base()
   config = common.classifier(
     first_stage=guided.first_stage.to_dict(),
     classifier=dict(

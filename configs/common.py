@@ -251,6 +251,9 @@ def diffusion(
     learn_logvar=False,
     logvar_init=0.0,
     min_snr_gamma=0.0,
+    timesteps='uniform',
+    logit_mean=0.0,
+    logit_std=1.0,
   )
   config.loss = _section(loss_defaults, loss or {})
   config.ema_decay = 0.9999

@@ -11,7 +11,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   config.task = common.make_task('inpainting', masks='lama_256')
   config.unet.attention = 'self'
   config.num_steps = 1200

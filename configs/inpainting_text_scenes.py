@@ -11,7 +11,7 @@ from configs import common, inpainting_scenes, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   masked = inpainting_scenes.get_config().task
   config.task.update({**masked, 'name': 'inpainting_text'})
   return common.select(config, variant)

@@ -13,7 +13,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   # Corners on a grid of 9 x 9, the sides of the latents' cells: each is seen
   # often enough to be learned. Three objects and the crop.
   config.task = common.make_task(

@@ -13,7 +13,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   config.task = common.make_task(
     'super_resolution', factor=4, degradation='bicubic'
   )

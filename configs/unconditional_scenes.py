@@ -11,7 +11,7 @@ from configs import common, text_scenes
 
 
 def get_config(variant: str = ''):
-  config = text_scenes.get_config()
+  config = text_scenes.base()
   config.task = common.make_task('unconditional')
   config.null_prob, config.sampling.guidance = 0.0, 1.0
   config.unet.attention = 'self'

@@ -81,6 +81,8 @@ MUTATIONS = [
   ({'first_stage': {'multipliers': 3}}, 'first_stage.multipliers=3 must be'),
   ({'first_stage': {'embed_dim': 0}}, 'first_stage.embed_dim=0 must be 1'),
   ({'task': {'length': 0}}, 'task.length=0 must be 1 or more'),
+  ({'loss': {'timesteps': 'logistic'}}, "loss.timesteps='logistic'; allowed"),
+  ({'loss': {'logit_std': 0.0}}, 'loss.logit_std=0.0 must be above 0'),
   ({'loss': {'min_snr_gamma': -1.0}}, 'loss.min_snr_gamma=-1.0 must be 0'),
 ]  # fmt: skip
 

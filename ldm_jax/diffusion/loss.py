@@ -20,6 +20,10 @@ class LossSpec:
        + elbo_weight * mean(lvlb_t L)
   with L the l1 or l2 distance averaged over a latent, w_t the min-SNR weight
   (Hang et al. 2023) where min_snr_gamma > 0, and logvar_t zero unless learned.
+
+  `timesteps` says which t are drawn: 'uniform', or 'logit_normal', where the
+  logit of t / T is normal with `logit_mean` and `logit_std` (Esser et al. 2024,
+  Sec. 3.1): fewer at the ends, where little is decided.
   """
 
   prediction: str = 'eps'
@@ -29,6 +33,9 @@ class LossSpec:
   learn_logvar: bool = False
   logvar_init: float = 0.0
   min_snr_gamma: float = 0.0
+  timesteps: str = 'uniform'
+  logit_mean: float = 0.0
+  logit_std: float = 1.0
 
   def __post_init__(self):
     if self.prediction not in PREDICTIONS:
@@ -38,6 +45,13 @@ class LossSpec:
       )
     if self.kind not in ('l1', 'l2'):
       raise UserError(f"loss.kind={self.kind!r}; allowed: 'l1', 'l2'.")
+    if self.timesteps not in ('uniform', 'logit_normal'):
+      raise UserError(
+        f"loss.timesteps={self.timesteps!r}; allowed: 'uniform', "
+        "'logit_normal'."
+      )
+    if self.logit_std <= 0:
+      raise UserError(f'loss.logit_std={self.logit_std} must be above 0.')
 
 
 def add_noise(schedule: Schedule, z: Array, t: Array, eps: Array) -> Array:
@@ -71,9 +85,20 @@ def diffusion_loss(
     logvar: t [B] -> learned log-variances [B], where there are any.
   """
   t_rng, eps_rng = jax.random.split(rng)
-  t = jax.random.randint(t_rng, z.shape[:1], 0, schedule.num_timesteps)
+  t = draw_timesteps(spec, schedule.num_timesteps, z.shape[0], t_rng)
   eps = jax.random.normal(eps_rng, z.shape)
   return loss_at(spec, schedule, predict, z, t, eps, logvar)
+
+
+def draw_timesteps(
+  spec: LossSpec, num_timesteps: int, count: int, rng: Array
+) -> Array:
+  """t [count], whole numbers in [0, num_timesteps)."""
+  if spec.timesteps == 'uniform':
+    return jax.random.randint(rng, (count,), 0, num_timesteps)
+  logits = spec.logit_mean + spec.logit_std * jax.random.normal(rng, (count,))
+  t = jnp.floor(num_timesteps * jax.nn.sigmoid(logits)).astype(jnp.int32)
+  return jnp.minimum(t, num_timesteps - 1)  # A sigmoid rounds to 1.
 
 
 def loss_at(spec, schedule, predict, z, t, eps, logvar=None):

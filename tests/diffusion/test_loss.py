@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from ldm_jax.diffusion import loss as losses
 from ldm_jax.diffusion import schedule
@@ -89,6 +90,22 @@ def test_timesteps_and_noise_are_drawn_from_the_whole_range():
   # With no data z_t is noise alone, and predicting nothing costs its square.
   np.testing.assert_allclose(seen['z'].std(), SCHEDULE.noise.mean(), rtol=0.1)
   assert abs(loss.mean() - 1) < 0.1
+
+
+def test_logit_normal_timesteps_are_spread_as_their_density_says():
+  spec = LossSpec(timesteps='logit_normal', logit_mean=0.2, logit_std=0.9)
+  t = losses.draw_timesteps(spec, 1000, 20_000, jax.random.key(0))
+  assert t.dtype == np.int32 and t.min() >= 0 and t.max() <= 999
+  spread = scipy.stats.norm(0.2, 0.9)
+  for below in (100, 300, 500, 700, 900):
+    share = spread.cdf(np.log(below / (1000 - below)))
+    assert abs(np.mean(t < below) - share) < 0.012  # Three standard errors.
+
+
+def test_a_timestep_is_never_beyond_the_last():
+  spec = LossSpec(timesteps='logit_normal', logit_mean=50.0)
+  t = losses.draw_timesteps(spec, 1000, 8, jax.random.key(0))
+  np.testing.assert_array_equal(t, 999)
 
 
 # Min-SNR (Hang et al. 2023).
