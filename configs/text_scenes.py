@@ -61,8 +61,8 @@ def base():
 
 def get_config(variant: str = ''):
   config = base()
-  # At both ends of the schedule the caption tells nothing: what is left to learn
-  # there is little, or nothing that it says.
+  # At both ends of the schedule the caption tells little: what is learned of it
+  # is learned between them.
   config.loss.timesteps = 'logit_normal'
   config.loss.logit_mean, config.loss.logit_std = 0.2, 0.9
   config.num_steps, config.show_every, config.save_every = 1400, 700, 700
