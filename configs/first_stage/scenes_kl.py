@@ -37,8 +37,8 @@ def get_config(variant: str = ''):
       clip_norm=1.0,
     ),
     batch_size=16,
-    num_steps=600,
+    num_steps=800,
   )
   config.dtype = 'float32'
-  config.log_every, config.show_every, config.save_every = 100, 300, 300
+  config.log_every, config.show_every, config.save_every = 100, 400, 400
   return common.select(config, variant)
