@@ -8,10 +8,10 @@ batches that are there, the guarded one, and what train.py's loop does with them
 in each step (the guarded step, bad steps, watchdog, signals). An overhead is
 the median of the rounds' ratios, of the clock and of the CPU time of all
 threads; the second, which a busy machine disturbs less, leaves out what only
-waits. A log line (the terminal's, metrics.jsonl and
-log.txt) is timed by itself and counted once every `log_every` steps. Checksums
-run beside training; their time, of all arrays and of all files, is counted in
-full, once every `save_every` steps.
+waits. A log line (the terminal's, metrics.jsonl and log.txt) is timed by itself
+and counted once every `log_every` steps. Checksums run beside training; their
+time, of all arrays and of all files, is counted in full, once every
+`save_every` steps.
 """
 
 import itertools
