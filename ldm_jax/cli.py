@@ -66,10 +66,12 @@ def _keep_memory():
   """Makes glibc keep what XLA's CPU client frees, for its next buffer.
 
   By default every large buffer is mapped and unmapped anew, and a training
-  step spends its time in page faults. The number of arenas is left alone: with
-  one for all, steps after a program was compiled, and not read from the cache,
-  took 1.4 to 1.7 times as long (docs/performance.md). The platform is guessed
-  from what is installed, and not asked of JAX, which would start XLA.
+  step spends its time in page faults. Only the main arena keeps large ones,
+  and only the main thread is sure to use it, so programs run on the thread that
+  calls them. The number of arenas is left alone: with one for all, steps after
+  a program was compiled, and not read from the cache, took 1.4 to 1.7 times as
+  long (docs/performance.md). The platform is guessed from what is installed,
+  and not asked of JAX, which would start XLA.
   """
   if sys.platform != 'linux' or not _cpu_alone():
     return
@@ -78,8 +80,10 @@ def _keep_memory():
     return
   mmap_max, trim_threshold, top_pad = -4, -1, -2
   mallopt(mmap_max, 0)
-  mallopt(trim_threshold, 2**31 - 1)
+  mallopt(trim_threshold, -1)  # Never.
   mallopt(top_pad, 2**28)
+  if 'JAX_CPU_ENABLE_ASYNC_DISPATCH' not in os.environ:
+    jax.config.update('jax_cpu_enable_async_dispatch', False)
 
 
 def _cpu_alone() -> bool:

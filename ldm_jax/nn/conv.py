@@ -7,11 +7,11 @@ Accelerators and XLA's CPU compiler both do well with
 1. jaxlib 0.10 hands float32 convolutions and matrix products to YNNPACK, which
    runs many of them on one thread, where Eigen, which it displaced, uses them
    all. `jit`, with which this package compiles, takes Eigen back.
-2. Large images of many channels take Winograd's way, forward and backward; see
-   `winograd`.
+2. Images of 16x16 and more with many channels take Winograd's way, forward and
+   backward; see `winograd`.
 3. Where all images together have few positions, the kernel is the large array,
-   and XLA would copy it to turn it for the gradient at the input. Both
-   gradients are products with the patches then, which read it as it lies.
+   and turning or transforming it for the gradients takes long. Both gradients
+   are products with the patches then, which read it as it lies.
 4. The weight gradient is a convolution whose input features are the batch. One
    of a few images leaves its matrix products as shallow; `_kernel_grad_by_rows`
    folds the images' rows into that dimension. For larger batches XLA's own
@@ -42,10 +42,10 @@ def conv2d(
   Where the last three apply it has a custom reverse-mode rule, and
   forward mode (`jax.jvp`) is refused there, as by any `jax.custom_vjp`.
   """
-  if _winograd_is_faster(x, kernel.shape, stride, padding):
-    return winograd.conv3x3(x, kernel)
   if _patches_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_positions(x, kernel, padding)
+  if _winograd_is_faster(x, kernel.shape, stride, padding):
+    return winograd.conv3x3(x, kernel)
   if _rows_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_images(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
@@ -78,9 +78,10 @@ def cpu_compiler_options() -> dict[str, str]:
 
 
 def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
-  """Whether the kernel's transform is little beside the tiles it serves.
+  """Whether the transforms are little beside the products.
 
-  The batch has no say: an image is to be the same in any.
+  The batch has no say: an image is to be the same in any. Images so large that
+  the transformed one would take 512 MiB are left to the direct convolution.
   """
   _, h, w, _ = x.shape
   k, _, ci, co = kernel_shape
@@ -90,8 +91,9 @@ def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
     and all(isinstance(size, int) for size in x.shape)  # Not to be exported.
     and (k, stride, padding) == (3, 1, ((1, 1), (1, 1)))
     and h % 2 == w % 2 == 0
-    and h * w >= 4096
-    and min(ci, co) >= 192
+    and h * w >= 256
+    and min(ci, co) >= 128
+    and h * w * max(ci, co) <= 2**25
   )
 
 
@@ -138,10 +140,12 @@ def _with_gradients(backward):
   """A convolution of stride 1, (x, kernel, padding) -> y, with this rule."""
 
   def conv(x, kernel, padding):
+    if _winograd_is_faster(x, kernel.shape, 1, padding):
+      return winograd.conv3x3(x, kernel)
     return _conv(x, kernel, 1, padding)
 
   def forward(x, kernel, padding):
-    return _conv(x, kernel, 1, padding), (x, kernel)
+    return conv(x, kernel, padding), (x, kernel)
 
   conv.__name__ = backward.__name__
   conv = jax.custom_vjp(conv, nondiff_argnums=(2,))

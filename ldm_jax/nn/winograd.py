@@ -21,6 +21,8 @@ _B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
+_GG = np.kron(_G, _G)  # [16 9]: both sides at once
+
 _TILE = 2  # outputs, by side
 
 
@@ -46,10 +48,7 @@ def _backward(residuals, dy):
   x, kernel = residuals
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
   du = jnp.einsum('ptc,ptd->pcd', _inputs(x), _outputs(dy))
-  du = du.reshape(4, 4, *du.shape[1:])
-  columns = _mix(_G.T, list(du))  # 3 of [4 ci co]
-  dkernel = jnp.stack([jnp.stack(_mix(_G.T, list(c))) for c in columns])
-  return conv3x3(dy, turned), dkernel
+  return conv3x3(dy, turned), _mixed(_GG.T, du).reshape(kernel.shape)
 
 
 conv3x3.defvjp(_forward, _backward)
@@ -59,31 +58,32 @@ def _inputs(x: Array) -> Array:
   """V: x [B H W c] -> [16 B*H/2*W/2 c]."""
   _, h, w, c = x.shape
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-  every = lambda i, j: x[:, i : i + h : _TILE, j : j + w : _TILE]
-  tile = [[every(i, j) for j in range(4)] for i in range(4)]
-  rows = [_mix(_B, [tile[i][j] for i in range(4)]) for j in range(4)]
-  return _stacked([[rows[j][u] for j in range(4)] for u in range(4)], _B, c)
+  columns = [x[:, :, j : j + w : _TILE] for j in range(4)]
+  x = jnp.stack(_mix(_B, columns))  # [4 B H+2 W/2 c]
+  rows = [x[:, :, i : i + h : _TILE] for i in range(4)]
+  return jnp.stack(_mix(_B, rows)).reshape(16, -1, c)
 
 
 def _outputs(dy: Array) -> Array:
   """The gradient at M: dy [B H W c] -> [16 B*H/2*W/2 c]."""
-  tile = [[dy[:, p::_TILE, q::_TILE] for q in range(2)] for p in range(2)]
-  rows = [_mix(_A.T, [tile[p][q] for p in range(2)]) for q in range(2)]
-  return _stacked(
-    [[rows[q][u] for q in range(2)] for u in range(4)], _A.T, dy.shape[-1]
-  )
-
-
-def _stacked(rows, matrix, channels: int) -> Array:
-  """Mixes each of 4 rows by `matrix`; all 16 results as [16 T c]."""
-  places = [y for row in rows for y in _mix(matrix, row)]
-  return jnp.stack([y.reshape(-1, channels) for y in places])
+  columns = [dy[:, :, q::_TILE] for q in range(2)]
+  x = jnp.stack(_mix(_A.T, columns))  # [4 B H W/2 c]
+  rows = [x[:, :, p::_TILE] for p in range(2)]
+  return jnp.stack(_mix(_A.T, rows)).reshape(16, -1, dy.shape[-1])
 
 
 def _kernels(kernel: Array) -> Array:
   """U: kernel [3 3 ci co] -> [16 ci co]."""
-  rows = _mix(_G, list(kernel))  # 4 of [3 ci co]
-  return jnp.stack([y for row in rows for y in _mix(_G, list(row))])
+  return _mixed(_GG, kernel.reshape(9, *kernel.shape[2:]))
+
+
+def _mixed(matrix: np.ndarray, kernels: Array) -> Array:
+  """[m n], [n ci co] -> [m ci co], as one product of matrices.
+
+  It takes a quarter of the sums' time where there are many channels.
+  """
+  flat = matrix.astype(np.float32) @ kernels.reshape(len(kernels), -1)
+  return flat.reshape(-1, *kernels.shape[1:])
 
 
 def _mix(matrix: np.ndarray, terms: list[Array]) -> list[Array]:

@@ -65,6 +65,8 @@ def assert_same(one, other, rtol=1e-5):
     ((5, 8, 8, 192), 3, 192, 1, ONE),
     ((2, 9, 8, 8), 3, 16, 2, ONE),
     ((2, 8, 8, 8), 3, 16, 2, RIGHT),
+    ((1, 16, 16, 192), 3, 192, 1, ONE),
+    ((3, 16, 18, 128), 3, 160, 1, ONE),
     ((1, 64, 64, 192), 3, 192, 1, ONE),
   ],
 )
@@ -100,6 +102,7 @@ def test_which_formulation_a_shape_takes():
   assert '_conv_few_positions' in jaxpr((4, 8, 8, 192), 3, 192)
   assert '_conv_few_images' in jaxpr((1, 17, 16, 192), 3, 192)
   assert '_conv_few_images' in jaxpr((4, 17, 16, 192), 3, 192)
+  assert 'conv3x3' in jaxpr((1, 16, 18, 192), 3, 192)
   assert 'custom_vjp' not in jaxpr((5, 17, 16, 192), 3, 192)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 3, 16)
   assert 'custom_vjp' not in jaxpr((1, 8, 8, 192), 1, 192)
@@ -148,7 +151,7 @@ def test_sharded_batch_or_kernel(batch):
 
 
 @on_cpu
-def test_only_large_wide_images_take_winograd_s_way():
+def test_which_images_take_winograd_s_way():
   # A new function each time: JAX remembers what it has traced.
   products = lambda *args: str(
     jax.make_jaxpr(lambda *xs: conv.conv2d(*xs))(
@@ -160,9 +163,13 @@ def test_only_large_wide_images_take_winograd_s_way():
   kernel = (3, 3, 192, 192)
   assert taken((1, 64, 64, 192), kernel)
   assert taken((2, 64, 64, 192), kernel)
-  assert not taken((8, 32, 32, 192), kernel)
+  assert taken((8, 32, 32, 192), kernel)
+  assert taken((1, 16, 16, 192), kernel), 'its gradients are by patches'
+  assert not taken((8, 14, 16, 192), kernel)
   assert not taken((1, 64, 65, 192), kernel)
-  assert not taken((1, 64, 64, 128), (3, 3, 128, 192))
+  assert not taken((1, 64, 64, 96), (3, 3, 96, 192))
+  assert taken((1, 512, 512, 128), (3, 3, 128, 128))
+  assert not taken((1, 512, 514, 128), (3, 3, 128, 128))
   assert not products(((1, 64, 64, 192), kernel), (jnp.bfloat16,) * 2)
   with target.anywhere():
     assert not taken((1, 64, 64, 192), kernel)
