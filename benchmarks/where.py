@@ -39,7 +39,7 @@ def times(folder: str) -> dict[str, float]:
   for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
     for line in plane.lines:
       for event in line.events:
-        if 'XLA' in line.name:
+        if any(name == 'hlo_op' for name, _ in event.stats):
           kind = re.sub(r'[\d.]+$', '', event.name)
           found[kind] += event.duration_ns / 1e6
   return dict(found.most_common(20))

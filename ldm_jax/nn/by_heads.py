@@ -1,7 +1,7 @@
 """Attention one head after another, with a gradient of its own, for CPUs.
 
-One head's table of weights stays in the caches between the products that use
-it. Backwards it is computed again (Dao et al. 2022, Alg. 4, one block a head),
+One head's table of weights, or that of a part of its queries, stays in the
+caches between the products that use it. Backwards it is computed again (Dao et al. 2022, Alg. 4, one block a head),
 and the gradients of keys and values are taken as [D N] x [N L], which reads the
 tables as they lie; differentiated as written, XLA would copy each to turn it.
 """
@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 from ldm_jax.types import Array
 
+# Weights of one image's part, 8 MiB of float32: an eighth of a head at 64x64.
+_PART_ELEMENTS = 2**21
+
 
 def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
   """softmax(q k^T / sqrt(D)) v: q [B N H D], k and v [B L H D] -> [B N H D].
@@ -21,8 +24,22 @@ def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
   `jax.custom_vjp`.
   """
   heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v))
-  y = jax.lax.map(lambda head: _head(*head, causal), heads)  # [H B N D]
+  one = functools.partial(_head, causal) if causal else _in_parts
+  y = jax.lax.map(lambda head: one(*head), heads)  # [H B N D]
   return jnp.moveaxis(y, 0, 2)
+
+
+def _in_parts(q: Array, k: Array, v: Array) -> Array:
+  """One head, as many of its queries at once as the caches hold."""
+  b, n, d = q.shape
+  parts = 1
+  while n * k.shape[1] // parts > _PART_ELEMENTS and n % (2 * parts) == 0:
+    parts *= 2
+  if parts == 1:
+    return _head(False, q, k, v)
+  split = q.reshape(b, parts, n // parts, d).swapaxes(0, 1)
+  y = jax.lax.map(lambda part: _head(False, part, k, v), split)
+  return y.swapaxes(0, 1).reshape(b, n, -1)
 
 
 def logits_of(q: Array, k: Array, causal: bool) -> Array:
@@ -44,13 +61,13 @@ def logits_of(q: Array, k: Array, causal: bool) -> Array:
   return logits
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _head(q, k, v, causal):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _head(causal, q, k, v):
   """One head: q [B N D], k and v [B L D] -> [B N D]."""
-  return _forward(q, k, v, causal)[0]
+  return _forward(causal, q, k, v)[0]
 
 
-def _forward(q, k, v, causal):
+def _forward(causal, q, k, v):
   logits = logits_of(q, k, causal)
   peaks = jnp.max(logits, -1, keepdims=True)
   weights = jnp.exp(logits - peaks)

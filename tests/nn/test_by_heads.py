@@ -55,6 +55,22 @@ def test_gradients_are_finite_differences(causal):
     )
 
 
+def test_parts_of_the_queries_change_nothing(monkeypatch):
+  q, k, v = draw(0, 2, 12, 3, 4), draw(1, 2, 9, 3, 4), draw(2, 2, 9, 3, 4)
+
+  def value_and_gradients():
+    y, vjp = jax.vjp(lambda *qkv: by_heads.attend(*qkv, False), q, k, v)
+    return y, *vjp(jnp.cos(y))
+
+  whole = value_and_gradients()
+  monkeypatch.setattr(by_heads, '_PART_ELEMENTS', 30)
+  assert 'length=4' in str(jax.make_jaxpr(by_heads._in_parts)(*(
+    x[:, :, 0] for x in (q, k, v)
+  )))  # fmt: skip
+  for a, b in zip(value_and_gradients(), whole, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_half_precision_keeps_its_type_and_a_float32_softmax():
   q, k, v = (draw(i, 1, 8, 2, 16, dtype=jnp.bfloat16) for i in range(3))
   y, vjp = jax.vjp(lambda *qkv: by_heads.attend(*qkv, False), 40 * q, k, v)
