@@ -1,9 +1,10 @@
 """Attention one head after another, with a gradient of its own, for CPUs.
 
 One head's table of weights, or that of a part of its queries, stays in the
-caches between the products that use it. Backwards it is computed again (Dao et al. 2022, Alg. 4, one block a head),
-and the gradients of keys and values are taken as [D N] x [N L], which reads the
-tables as they lie; differentiated as written, XLA would copy each to turn it.
+caches between the products that use it. Backwards it is computed again (Dao et
+al. 2022, Alg. 4, in blocks of queries), and the gradients of keys and values are
+taken as [D N] x [N L], which reads the tables as they lie; differentiated as
+written, XLA would copy each to turn it.
 """
 
 import functools
