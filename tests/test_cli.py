@@ -1,4 +1,4 @@
-"""What a user sees of a mistake: one line on stderr, and exit code 2."""
+"""What scripts do around their work: mistakes, and memory."""
 
 import pathlib
 import subprocess
@@ -47,3 +47,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, says, tmp_path):
   assert lines[-1].startswith('Error: ') and fill(says) in lines[-1]
   assert 'Traceback' not in done.stderr
   assert not list(tmp_path.iterdir())
+
+
+# Temporary arrays of 128 MiB; a call's page faults, when all is warm.
+FAULTS = """
+import resource, jax
+from ldm_jax import cli
+def main():
+  program = jax.jit(lambda x: (x[:, None] + x) @ x)
+  x = jax.numpy.arange(5793.0)
+  for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    program(x).block_until_ready()
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+cli.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='of glibc')
+def test_memory_that_a_program_freed_is_there_for_its_next_call():
+  """Not mapped anew: 128 MiB are 32,768 pages."""
+  done = run('-c', FAULTS)
+  assert done.returncode == 0, done.stderr
+  assert int(done.stdout) < 3000
