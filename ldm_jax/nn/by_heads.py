@@ -2,9 +2,9 @@
 
 One head's table of weights, or that of a part of its queries, stays in the
 caches between the products that use it. Backwards it is computed again (Dao et
-al. 2022, Alg. 4, in blocks of queries), and the gradients of keys and values are
-taken as [D N] x [N L], which reads the tables as they lie; differentiated as
-written, XLA would copy each to turn it.
+al. 2022, Alg. 4, in blocks of queries), and the gradients of keys and values
+are taken as [D N] x [N L], which reads the tables as they lie; differentiated
+as written, XLA would copy each to turn it.
 """
 
 import functools
