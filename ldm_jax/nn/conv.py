@@ -80,8 +80,8 @@ def cpu_compiler_options() -> dict[str, str]:
 def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
   """Whether the transforms are little beside the products.
 
-  The batch has no say: an image is to be the same in any. Images so large that
-  the transformed one would take 512 MiB are left to the direct convolution.
+  The batch has no say: an image is to be the same in any. Images that
+  would take more than 512 MiB transformed are left to the direct convolution.
   """
   _, h, w, _ = x.shape
   k, _, ci, co = kernel_shape
