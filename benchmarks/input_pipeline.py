@@ -1,6 +1,6 @@
 """The input pipeline: images per second and core, and what training waits.
 
-  python -m benchmarks.input_pipeline [--images=512 --batch_size=16]
+  python -m benchmarks.input_pipeline [--batch_size=64 --train_steps=100]
 
 JPEGs of 500 x 375 pixels, as ImageNet's are on average, decoded and cropped at
 random to 256; then a training loop on them, whose share of waiting is what
@@ -26,8 +26,8 @@ from ldm_jax.data.spec import DataSpec
 from ldm_jax.tasks import TASKS
 
 _IMAGES = flags.DEFINE_integer('images', 512, 'JPEG files.')
-_BATCH = flags.DEFINE_integer('batch_size', 16, 'Images of a batch.')
-_TRAIN_STEPS = flags.DEFINE_integer('train_steps', 20, '0: no training.')
+_BATCH = flags.DEFINE_integer('batch_size', 8, 'Images of a batch.')
+_TRAIN_STEPS = flags.DEFINE_integer('train_steps', 10, '0: no training.')
 
 
 def write_images(folder: str, count: int) -> None:
