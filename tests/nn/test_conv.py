@@ -1,5 +1,7 @@
 """conv2d is lax's convolution, gradients too, whatever formulation it picks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,10 @@ def assert_same(one, other, rtol=1e-5):
     ((1, 16, 16, 192), 3, 192, 1, ONE),
     ((3, 16, 18, 128), 3, 160, 1, ONE),
     ((1, 64, 64, 192), 3, 192, 1, ONE),
+    ((3, 2, 4, 8), 3, 5, 1, ONE),
+    ((2, 2, 2, 8), 3, 16, 2, RIGHT),
+    ((2, 1, 1, 8), 3, 16, 2, ONE),
+    ((2, 2, 3, 8), 4, 16, 1, ((1, 2), (2, 1))),
   ],
 )
 def test_equals_lax(shape, k, features, stride, padding):
@@ -148,6 +154,22 @@ def test_sharded_batch_or_kernel(batch):
     ),
     value_and_gradients(lax_conv, x, kernel),
   )
+
+
+@on_cpu
+@pytest.mark.parametrize('stride', [1, 2])
+def test_no_kernel_is_turned_for_an_image_smaller_than_it(stride):
+  # XLA's way with these takes 10 to 40 times as long.
+  given = draw((1, 2, 4, 16), 3, 16)
+  turned = lambda conv2d: (
+    'reverse'
+    in jax.jit(functools.partial(conv2d, stride=stride, padding=ONE))
+    .lower(*given)
+    .compile()
+    .as_text()
+  )
+  assert turned(lax_conv)
+  assert not turned(conv.conv2d)
 
 
 @on_cpu
