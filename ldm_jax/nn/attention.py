@@ -16,8 +16,8 @@ from ldm_jax.types import Array, UserError
 # a megapixel need.
 _TABLE_ELEMENTS = 2**28
 
-# A CPU walks heads one by one from so many logits of a head on: more than one
-# head's leave its caches between the two products.
+# A CPU walks heads one by one, in blocks, from so many logits of a head on:
+# more leave its caches between the two products.
 _HEAD_ELEMENTS = 2**19
 
 BACKENDS = ('xla', 'cudnn', 'tpu_flash')
@@ -79,7 +79,7 @@ def _log_once(backend: str, why: str):
 
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
-  if _by_heads(q.shape, k.shape, causal):
+  if _by_heads(q.shape, k.shape):
     return by_heads.attend(q, k, v, causal)
   parts = 1 if causal else _query_parts(q.shape, k.shape)
   if parts == 1:
@@ -90,15 +90,13 @@ def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
   return y.swapaxes(0, 1).reshape(b, n, h, -1)
 
 
-def _by_heads(q_shape, k_shape, causal: bool) -> bool:
-  """Whether to walk the heads; where one is too large, its queries are."""
-  if not target.is_cpu() or q_shape[2] == 1:
-    return False
-  if not _known((*q_shape, *k_shape)):
-    return False
-  one = (*q_shape[:2], 1)
-  parts = 1 if causal else _query_parts(one, k_shape)
-  return parts == 1 and q_shape[1] * k_shape[1] >= _HEAD_ELEMENTS
+def _by_heads(q_shape, k_shape) -> bool:
+  """Whether a head's table is more than a CPU's caches hold."""
+  return (
+    target.is_cpu()
+    and _known((*q_shape, *k_shape))
+    and q_shape[1] * k_shape[1] >= _HEAD_ELEMENTS
+  )
 
 
 def _known(sizes) -> bool:

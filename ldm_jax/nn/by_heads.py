@@ -1,10 +1,11 @@
 """Attention one head after another, with a gradient of its own, for CPUs.
 
-One head's table of weights, or that of a part of its queries, stays in the
-caches between the products that use it. Backwards it is computed again (Dao et
-al. 2022, Alg. 4, in blocks of queries), and the gradients of keys and values
-are taken as [D N] x [N L], which reads the tables as they lie; differentiated
-as written, XLA would copy each to turn it.
+A head's table of weights is walked in blocks that stay in the caches between
+the products that use them: forward of queries and keys, each block's softmax
+relative to its own maxima (Dao et al. 2022, Alg. 1), backward of queries, whose
+weights are computed again (Alg. 4). The gradients of keys and values are taken
+as [D N] x [N L], which reads the tables as they lie; differentiated as written,
+XLA would copy each to turn it.
 """
 
 import functools
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 
 from ldm_jax.types import Array
 
-# Weights of one image's part, 8 MiB of float32: an eighth of a head at 64x64.
-_PART_ELEMENTS = 2**21
+# Weights of one block, 8 MiB of float32, and the keys of one.
+_BLOCK_ELEMENTS = 2**21
+_BLOCK_KEYS = 1024
 
 
 def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
@@ -25,22 +27,8 @@ def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
   `jax.custom_vjp`.
   """
   heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v))
-  one = functools.partial(_head, causal) if causal else _in_parts
-  y = jax.lax.map(lambda head: one(*head), heads)  # [H B N D]
+  y = jax.lax.map(lambda head: _head(causal, *head), heads)  # [H B N D]
   return jnp.moveaxis(y, 0, 2)
-
-
-def _in_parts(q: Array, k: Array, v: Array) -> Array:
-  """One head, as many of its queries at once as the caches hold."""
-  b, n, d = q.shape
-  parts = 1
-  while n * k.shape[1] // parts > _PART_ELEMENTS and n % (2 * parts) == 0:
-    parts *= 2
-  if parts == 1:
-    return _head(False, q, k, v)
-  split = q.reshape(b, parts, n // parts, d).swapaxes(0, 1)
-  y = jax.lax.map(lambda part: _head(False, part, k, v), split)
-  return y.swapaxes(0, 1).reshape(b, n, -1)
 
 
 def logits_of(q: Array, k: Array, causal: bool) -> Array:
@@ -69,33 +57,83 @@ def _head(causal, q, k, v):
 
 
 def _forward(causal, q, k, v):
+  kv = _blocks((k, v), _BLOCK_KEYS, causal)
+
+  def of_queries(q):
+    nothing = (
+      jnp.full((*q.shape[:2], 1), jnp.finfo(jnp.float32).min),
+      jnp.zeros((*q.shape[:2], 1)),
+      jnp.zeros((*q.shape[:2], v.shape[-1])),
+    )
+    more = lambda sums, kv: (_merged(sums, _sums(causal, q, *kv)), None)
+    (peaks, total, y), _ = jax.lax.scan(more, nothing, kv)
+    return y / total, peaks + jnp.log(total)
+
+  at_once = _BLOCK_ELEMENTS // kv[0].shape[2]
+  (queries,) = _blocks((q,), at_once, causal)
+  y, log_sums = map(_joined, jax.lax.map(of_queries, queries))
+  return y.astype(v.dtype), (q, k, v, y, log_sums)
+
+
+def _sums(causal, q, k, v):
+  """(maxima, sums of weights, weighted sums of v) over these keys."""
   logits = logits_of(q, k, causal)
   peaks = jnp.max(logits, -1, keepdims=True)
   weights = jnp.exp(logits - peaks)
-  sums = jnp.sum(weights, -1, keepdims=True)
   y = jnp.einsum(
     'bnl,bld->bnd',
     weights.astype(v.dtype),
     v,
     preferred_element_type=jnp.float32,
   )
-  y = y / sums
-  return y.astype(v.dtype), (q, k, v, y, peaks + jnp.log(sums))
+  return peaks, jnp.sum(weights, -1, keepdims=True), y
+
+
+def _merged(one, other):
+  """What `_sums` gives over the keys of both."""
+  peaks = jnp.maximum(one[0], other[0])
+  first, second = (jnp.exp(sums[0] - peaks) for sums in (one, other))
+  return peaks, *(first * a + second * b for a, b in zip(one[1:], other[1:]))
 
 
 def _backward(causal, residuals, dy):
   q, k, v, y, log_sums = residuals
-  dtype, scale = q.dtype, q.shape[-1] ** -0.5
-  weights = jnp.exp(logits_of(q, k, causal) - log_sums)
-  q, k, v, dy = (x.astype(jnp.float32) for x in (q, k, v, dy))
-  dlogits = weights * (
-    jnp.einsum('bnd,bld->bnl', dy, v)
-    - jnp.einsum('bnd,bnd->bn', dy, y)[..., None]
-  )
+  scale = q.shape[-1] ** -0.5
+  k32, v32, dy = (x.astype(jnp.float32) for x in (k, v, dy))
   turned = lambda x, table: jnp.einsum('bnd,bnl->bdl', x, table).swapaxes(1, 2)
-  dq = jnp.einsum('bnl,bld->bnd', dlogits, k) * scale
-  dk = turned(q, dlogits) * scale
-  return tuple(x.astype(dtype) for x in (dq, dk, turned(dy, weights)))
+
+  def of_queries(sums, part):
+    q, y, log_sums, dy = part
+    weights = jnp.exp(logits_of(q, k, causal) - log_sums)
+    dlogits = weights * (
+      jnp.einsum('bnd,bld->bnl', dy, v32)
+      - jnp.einsum('bnd,bnd->bn', dy, y)[..., None]
+    )
+    dq = jnp.einsum('bnl,bld->bnd', dlogits, k32) * scale
+    dk = turned(q.astype(jnp.float32), dlogits) * scale
+    return (sums[0] + dk, sums[1] + turned(dy, weights)), dq
+
+  at_once = _BLOCK_ELEMENTS // k.shape[1]
+  queries = _blocks((q, y, log_sums, dy), at_once, causal)
+  nothing = jnp.zeros_like(k32), jnp.zeros_like(v32)
+  (dk, dv), dq = jax.lax.scan(of_queries, nothing, queries)
+  grads = _joined(dq), dk, dv
+  return tuple(g.astype(x.dtype) for g, x in zip(grads, (q, k, v)))
 
 
 _head.defvjp(_forward, _backward)
+
+
+def _blocks(xs, at_most: int, whole: bool):
+  """Each [B N ..] -> [blocks B N/blocks ..], halved until small enough."""
+  size, blocks = xs[0].shape[1], 1
+  while not whole and size > at_most and size % 2 == 0:
+    size, blocks = size // 2, 2 * blocks
+  split = lambda x: x.reshape(x.shape[0], blocks, size, *x.shape[2:])
+  return tuple(split(x).swapaxes(0, 1) for x in xs)
+
+
+def _joined(x):
+  """[blocks B n ..] -> [B N ..]."""
+  x = x.swapaxes(0, 1)
+  return x.reshape(x.shape[0], -1, *x.shape[3:])

@@ -55,20 +55,23 @@ def test_gradients_are_finite_differences(causal):
     )
 
 
-def test_parts_of_the_queries_change_nothing(monkeypatch):
-  q, k, v = draw(0, 2, 12, 3, 4), draw(1, 2, 9, 3, 4), draw(2, 2, 9, 3, 4)
+def test_blocks_change_nothing(monkeypatch):
+  q, k, v = draw(0, 2, 12, 3, 4), draw(1, 2, 10, 3, 4), draw(2, 2, 10, 3, 4)
+  k = k.at[:, 7].mul(40)  # Maxima lie in the later block.
 
-  def value_and_gradients():
+  def value_and_gradients(q, k, v):
     y, vjp = jax.vjp(lambda *qkv: by_heads.attend(*qkv, False), q, k, v)
     return y, *vjp(jnp.cos(y))
 
-  whole = value_and_gradients()
-  monkeypatch.setattr(by_heads, '_PART_ELEMENTS', 30)
-  assert 'length=4' in str(jax.make_jaxpr(by_heads._in_parts)(*(
-    x[:, :, 0] for x in (q, k, v)
-  )))  # fmt: skip
-  for a, b in zip(value_and_gradients(), whole, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-6)
+  whole = value_and_gradients(q, k, v)
+  monkeypatch.setattr(by_heads, '_BLOCK_KEYS', 5)
+  monkeypatch.setattr(by_heads, '_BLOCK_ELEMENTS', 30)
+  # Forward two blocks of keys for two of queries, backward four of queries.
+  program = str(jax.make_jaxpr(lambda *qkv: value_and_gradients(*qkv))(q, k, v))
+  assert program.count('length=2') == 2 and program.count('length=4') == 1
+  for a, b in zip(value_and_gradients(q, k, v), whole, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(whole[0], reference(q, k, v, False), atol=1e-5)
 
 
 def test_half_precision_keeps_its_type_and_a_float32_softmax():
