@@ -65,7 +65,9 @@ _TOKENIZER = cli.string(
 _FORMAT = cli.string(
   'format', None, 'export: compvis, diffusers, safetensors or stablehlo.'
 )
-_OUT = cli.string('out', None, 'export: the folder to write.')
+_OUT = cli.string(
+  'out', None, 'export: the folder to write; of stablehlo, the file.'
+)
 # Of --format=stablehlo, as sample.py has them.
 _STEPS = cli.integer('steps', 50, 'Sampling steps.')
 _SAMPLER = cli.string('sampler', 'ddim', 'See docs/sampling.md.')

@@ -4,7 +4,7 @@
 
 Two processes, one after the other, compile the same training step with the same
 cache folder, which is empty at first. Scripts keep theirs in
-$JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax.
+$JAX_COMPILATION_CACHE_DIR or ~/.cache/ldm_jax/programs.
 """
 
 import os

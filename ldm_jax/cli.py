@@ -32,7 +32,7 @@ def run(main: Callable[[], int | None]):
   """As command.run, of a program that computes.
 
   Compiled programs are cached between runs, in $JAX_COMPILATION_CACHE_DIR or
-  ~/.cache/ldm_jax.
+  ~/.cache/ldm_jax/programs.
   """
 
   def computing():
@@ -70,7 +70,7 @@ def _keep_memory():
   and only the main thread is sure to use it, so programs run on the thread that
   calls them. The number of arenas is left alone: with one for all, steps after
   a program was compiled, and not read from the cache, took 1.4 to 1.7 times as
-  long (docs/performance.md). The platform is guessed from what is installed,
+  long. The platform is guessed from what is installed,
   and not asked of JAX, which would start XLA.
   """
   if sys.platform != 'linux' or not _cpu_alone():

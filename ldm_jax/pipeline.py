@@ -238,7 +238,7 @@ class LatentDiffusionPipeline:
       batch_size: at most so many at once; more are split.
       first: number of the first image, to continue an earlier call.
       strength: share of the steps that an `image` is taken back, and drawn
-        anew from there (SDEdit): 0 leaves it as it is.
+        anew from there (SDEdit): 0 gives its reconstruction.
       outpaint: (top, right, bottom, left) pixels to draw around an `image`.
       guides: from ldm_jax.guides, the innermost first.
       tile: first stages run in tiles of so many pixels; same images, less

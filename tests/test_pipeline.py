@@ -142,6 +142,11 @@ def test_unit_guidance_is_the_conditional_model(ldm):
   np.testing.assert_array_equal(plain, guided)
 
 
+def test_a_model_without_its_scale_is_refused(ldm):
+  with pytest.raises(UserError, match='no scale_factor'):
+    pipeline.LatentDiffusionPipeline(ldm.parts, ldm.params)
+
+
 def test_latents_have_the_scale_of_the_checkpoint(ldm):
   image = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3))
   z = ldm.encode(image.astype(np.float32))

@@ -1,6 +1,6 @@
 """A folder of samples: PNGs that remember how they were made, and a page.
 
-  out/0000.png ...   samples.jsonl   grid.png   index.html
+  out/00000.png ...   samples.jsonl   grid.png   index.html
 
 `samples.jsonl` has a line per image: its file, seed, number, settings and
 condition. Conditions that are pictures are in inputs/. The page needs no

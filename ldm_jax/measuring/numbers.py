@@ -77,6 +77,11 @@ def _check_places(session: Session) -> None:
     whole.check_folder('--save_npz', pathlib.Path(options.save_npz).parent)
     if pathlib.Path(options.save_npz).is_dir():
       raise UserError(f'--save_npz={options.save_npz} is a folder, not a file.')
+    if not {*session.metrics} & {*set_metrics.METRICS}:
+      raise UserError(
+        f"--save_npz={options.save_npz} holds Inception's statistics: it needs"
+        f' --inception and one of --metrics={",".join(set_metrics.METRICS)}.'
+      )
 
 
 def _check_set(session: Session, table: Mapping, network_of) -> None:

@@ -122,7 +122,7 @@ class TokenTransformer(nn.Module):
 
   Learned absolute positions; each layer is attention, then a plain GELU
   feed-forward, both after a LayerNorm; a last LayerNorm; no mask. The heads'
-  width is 64 whatever the model's.
+  width is `head_width`, 64 as released, whatever the model's.
   """
 
   vocab_size: int

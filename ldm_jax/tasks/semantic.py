@@ -16,7 +16,10 @@ NOTHING = -1
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-  """Keeps the image and its map of classes; `ignore_index` is no class."""
+  """Keeps the image and its map of classes.
+
+  `ignore_index` is no class; 255, unless there are so many.
+  """
 
   num_classes: int
   ignore_index: int = 255
@@ -40,7 +43,7 @@ class Prepare:
         f'segmentation has the shape {list(classes.shape)}; it must be [H W]'
         ' or [B H W].'
       )
-    if self.ignore_index >= self.num_classes:
+    if self.ignore_index != 255 or self.num_classes <= 255:
       classes = np.where(classes == self.ignore_index, NOTHING, classes)
     outside = classes[(classes < NOTHING) | (classes >= self.num_classes)]
     if outside.size:

@@ -1,6 +1,6 @@
 """Breaks training on purpose and counts how often nothing was lost.
 
-  make chaos                      a tenth of each row, some minutes
+  make chaos                      a part of each row, some minutes
   make chaos ARGS=--full          every row to its full count, some hours
   python -m tests.chaos --only=resume,killed --minutes=5 --seed=7
 

@@ -46,7 +46,8 @@ def steps_of(sampler, evaluations):
 def error_of_run(workdir, guidance, images=16):
   """(sampler, spacing, steps) -> RMS distance in the latents of a run.
 
-  From what Heun's method gives in 200 steps, for held-out conditions.
+  From what Heun's method gives in 200 steps, for conditions of the evaluation
+  split.
   """
   import ldm_jax
   from ldm_jax.data import given, sources

@@ -28,6 +28,7 @@ def opened(**options):
     ({'inputs': 'typo'}, "no split 'typo'"),
     ({'metrics': ('psnr',), 'inputs': 'typo'}, "no split 'typo'"),
     ({'metrics': ('codebook',)}, 'needs a VQ first stage'),
+    ({'save_npz': 'a.npz'}, '--save_npz=a.npz .* needs --inception and one of'),
     ({'metrics': ('kid',), 'num': 9}, 'KID needs 1000 images .* one has 9'),
     ({'metrics': ('kid',), 'num': 1000}, 'KID needs 1000 .* one has 20'),
     ({'metrics': ('dc',), 'reference_num': 5}, '5 images have no neighbour'),

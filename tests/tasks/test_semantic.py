@@ -50,6 +50,8 @@ def test_ignored_pixels_become_no_class():
   given = np.array([[0, 255], [6, -1]])
   found = Prepare(7).arrays({'segmentation': given})['segmentation']
   assert found.tolist() == [[0, -1], [6, -1]] and found.dtype == np.int32
+  found = Prepare(7, ignore_index=0).arrays({'segmentation': [[0, 6]]})
+  assert found['segmentation'].tolist() == [[-1, 6]]
   # With more than 255 classes, 255 is one of them.
   found = Prepare(300).arrays({'segmentation': given})['segmentation']
   assert found[0, 1] == 255
