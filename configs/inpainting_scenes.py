@@ -14,6 +14,6 @@ def get_config(variant: str = ''):
   config = text_scenes.base()
   config.task = common.make_task('inpainting', masks='lama_256')
   config.unet.attention = 'self'
-  config.num_steps = 1200
+  config.batch_size, config.num_steps = 16, 3000
   config.sampling.guidance = 1.0
   return common.select(config, variant)

@@ -17,5 +17,5 @@ def get_config(variant: str = ''):
     'semantic', num_classes=41, channels=8, stages=2
   )
   config.unet.attention = 'self'
-  config.num_steps = 1200
+  config.num_steps = 2000
   return common.select(config, variant)

@@ -18,7 +18,7 @@ def get_config(variant: str = ''):
     'super_resolution', factor=4, degradation='bicubic'
   )
   config.unet.attention = 'self'
-  config.num_steps = 1200
+  config.batch_size, config.num_steps = 16, 3000
   config.sampling.guidance = 1.0
   return common.select(
     config, variant, bsr=dict(task=dict(degradation='bsr_light'))
