@@ -70,8 +70,8 @@ def _keep_memory():
   and only the main thread is sure to use it, so programs run on the thread that
   calls them. The number of arenas is left alone: with one for all, steps after
   a program was compiled, and not read from the cache, took 1.4 to 1.7 times as
-  long. The platform is guessed from what is installed,
-  and not asked of JAX, which would start XLA.
+  long. The platform is guessed from what is installed, and not asked of JAX,
+  which would start XLA.
   """
   if sys.platform != 'linux' or not _cpu_alone():
     return
