@@ -3,12 +3,13 @@
 
 PYTHON ?= python3
 QUICKSTART ?= runs/quickstart
+SCENES ?= runs/scenes
 
 # Two test processes; the tests of a file share what they build.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := bin/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart test test-all test-parity lint bench chaos requirements clean
+.PHONY: help quickstart scenes test test-all test-parity lint bench chaos requirements clean
 
 help:  ## List the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
@@ -25,6 +26,35 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	.venv/bin/python evaluate.py --workdir=$(QUICKSTART)/first_stage
 	.venv/bin/python evaluate.py --samples=$(QUICKSTART)/gallery \
 	  --workdir=$(QUICKSTART)/text
+
+# A run that is complete is not trained again, so a second call goes on where the
+# first was stopped.
+scenes: .venv/stamp  ## Train the paper's other tasks on scenes; score them.
+	$(call train,semantic) --config.first_stage_from=$(FIRST)
+	$(call train,layout) --config.first_stage_from=$(FIRST)
+	$(call train,super_resolution) --config.first_stage_from=$(FIRST)
+	$(call train,super_resolution,:bsr) --config.first_stage_from=$(FIRST) \
+	  --config.init_from=$(SCENES)/super_resolution --config.num_steps=1000
+	$(call train,inpainting) --config.first_stage_from=$(FIRST)
+	$(call train,unconditional) --config.first_stage_from=$(FIRST)
+	$(call train,classifier) --config.first_stage_from=$(SCENES)/unconditional
+	$(call score,semantic) --guidance=3
+	$(call score,layout) --guidance=3
+	$(call score,super_resolution) --guidance=2
+	$(call score,super_resolution) --degradation=bsr_light
+	$(call score,super_resolution_bsr)
+	$(call score,inpainting)
+	$(GUIDE) --classifier=$(SCENES)/classifier --eta=1 --steps=100 \
+	  --scales=0,3,20,40
+	$(GUIDE) --target=downsampling --num=24 --scales=0,0.1,0.3,1
+	$(GUIDE) --target=mask --num=24 --scales=0,0.01,0.03,0.1
+
+FIRST = $(QUICKSTART)/first_stage
+train = .venv/bin/python train.py --config=configs/$(1)_scenes.py$(2) \
+	  --workdir=$(SCENES)/$(1)$(subst :,_,$(2))
+score = .venv/bin/python -m benchmarks.scene_tasks --workdir=$(SCENES)/$(1)
+GUIDE = .venv/bin/python -m benchmarks.scene_guidance \
+	  --workdir=$(SCENES)/unconditional
 
 # They compile more than they compute: the same programs, as machine code that
 # took less work, are ready in two thirds of the time.

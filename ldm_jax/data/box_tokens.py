@@ -40,8 +40,8 @@ class BoxTokens:
 
   @property
   def grid(self) -> int:
-    """Places along each side."""
-    return math.isqrt(self.vocab_size)
+    """Places along each side; the padding id is none of them."""
+    return math.isqrt(self.vocab_size - 1)
 
   @property
   def pad(self) -> int:

@@ -55,6 +55,10 @@ def layouts(
 
 def _label(name, classes: Sequence[str] | None, path: str) -> int:
   if isinstance(name, int) and not isinstance(name, bool):
+    if name < 0:
+      raise UserError(
+        f'--layout: {path} has the label {name}; classes begin at 0.'
+      )
     return name
   if classes is None:
     raise UserError(

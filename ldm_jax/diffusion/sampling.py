@@ -107,7 +107,8 @@ def levels(
   if spacing == 'leading':
     t = np.arange(num_steps) * (total // num_steps)
   elif spacing == 'trailing':
-    t = np.round(np.arange(total, 0, -total / num_steps)).astype(int)[::-1] - 1
+    down = total - np.arange(num_steps) * total / num_steps
+    t = np.round(down).astype(int)[::-1] - 1
   elif spacing in ('compvis', 'offset'):
     t = np.arange(0, total, total // num_steps) + 1
     if spacing == 'offset':

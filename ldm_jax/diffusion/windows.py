@@ -67,8 +67,9 @@ def windowed(model: Model, size: int, overlap: int) -> Model:
 
 def starts(length: int, window: int, overlap: int) -> np.ndarray:
   """Where windows begin along a side: spread evenly, `overlap` at least."""
-  step = window - overlap
-  count = 1 + max(0, -(-(length - window) // step))
+  count = 1
+  if length > window:
+    count += -(-(length - window) // (window - overlap))
   return np.rint(np.linspace(0, length - window, count)).astype(np.int32)
 
 

@@ -161,7 +161,9 @@ def along(length: int, tile: int, halo: int) -> list[Place]:
 
   At the ends of the image a tile owns all: there the network itself pads.
   """
-  count = 1 + max(0, math.ceil((length - tile) / (tile - 2 * halo)))
+  count = 1
+  if length > tile:
+    count += math.ceil((length - tile) / (tile - 2 * halo))
   found, owned_until = [], 0
   for i in range(count):
     start = min(i * (tile - 2 * halo), length - tile)

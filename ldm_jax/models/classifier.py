@@ -87,7 +87,11 @@ class NoisyClassifier(nn.Module):
 
 
 class AttentionPool(nn.Module):
-  """x [B h w C] -> [B C]: its mean, as a token of its own, asks all tokens."""
+  """x [B h w C] -> [B C]: its mean, as a token of its own, asks all tokens.
+
+  Raises:
+    UserError: another h x w than its embeddings of positions are for.
+  """
 
   num_heads: int
   backend: str | None = None
@@ -95,6 +99,14 @@ class AttentionPool(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     b, h, w, c = x.shape
+    known = self.get_variable('params', 'positions')
+    if known is not None and len(known) != h * w + 1:
+      raise UserError(
+        f"The classifier's pool 'attention' knows latents of one size: "
+        f'{len(known) - 1} positions at its lowest level, and here are {h}x{w}.'
+        " Draw at the size that it was trained at, or train one with "
+        "--config.classifier.pool=adaptive, which takes any."
+      )
     x = x.reshape(b, h * w, c)
     x = jnp.concatenate([jnp.mean(x, 1, keepdims=True), x], 1)
     x = x + self.param(

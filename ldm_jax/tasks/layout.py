@@ -59,13 +59,12 @@ class Prepare:
         raise UserError(f'This run draws from boxes: {key} is missing.')
     boxes, labels = given['boxes'], given['box_labels']
     if _depth(labels) < 2:
-      return {'tokens': self.tokens.encode(*self._checked(boxes, labels))}
+      return {'tokens': self._told(boxes, labels)}
     if len(boxes) != len(labels):
       raise UserError(
         f'{len(boxes)} lists of boxes and {len(labels)} of box_labels.'
       )
-    pairs = (self._checked(*pair) for pair in zip(boxes, labels))
-    return {'tokens': np.stack([self.tokens.encode(*pair) for pair in pairs])}
+    return {'tokens': np.stack([self._told(*p) for p in zip(boxes, labels)])}
 
   def blank(self, size: int) -> dict:
     del size
@@ -81,6 +80,17 @@ class Prepare:
       shown = corners.clip(0, 1).reshape(-1, 4)
       pictures.append(panels.boxes(shown, labels, size))
     return np.stack(pictures)
+
+  def _told(self, boxes, labels) -> np.ndarray:
+    """A user's layout as tokens, none of it left out; or UserError."""
+    boxes, labels = self._checked(boxes, labels)
+    count = np.count_nonzero(labels >= 0)
+    if count > self.tokens.max_objects:
+      raise UserError(
+        f'A layout of {count} boxes; this run knows up to '
+        f'{self.tokens.max_objects} (task.length={self.length}).'
+      )
+    return self.tokens.encode(boxes, labels)
 
   def _checked(self, boxes, labels) -> tuple[np.ndarray, np.ndarray]:
     """One image's boxes float64 [N 4] and labels int32 [N]; or UserError."""

@@ -70,17 +70,17 @@ def test_compvis_spacing_stops_one_step_short_of_the_data(solver):
   np.testing.assert_allclose(z, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize('steps', [1, 3, 10, 30, 99, 100])
 @pytest.mark.parametrize('spacing', ['leading', 'trailing'])
-def test_exactly_the_steps_that_were_asked_for(spacing, steps):
-  levels = sampling.levels(SCHEDULE, steps, spacing)
-  assert len(levels.t) == len(np.unique(levels.t)) == steps
-  assert (np.diff(levels.t) > 0).all()
-  np.testing.assert_array_equal(levels.alpha_bar, SCHEDULE.alpha_bar[levels.t])
-  assert levels.alpha_bar_next[0] == 1
-  np.testing.assert_array_equal(
-    levels.alpha_bar_next[1:], levels.alpha_bar[:-1]
-  )
+def test_exactly_the_steps_that_were_asked_for(spacing):
+  for steps in range(1, 101):
+    levels = sampling.levels(SCHEDULE, steps, spacing)
+    assert len(levels.t) == steps
+    assert levels.t[0] >= 0 and (np.diff(levels.t) > 0).all()
+    assert spacing == 'leading' or levels.t[-1] == 99
+    alpha_bar = SCHEDULE.alpha_bar[levels.t]
+    np.testing.assert_array_equal(levels.alpha_bar, alpha_bar)
+    assert levels.alpha_bar_next[0] == 1
+    np.testing.assert_array_equal(levels.alpha_bar_next[1:], alpha_bar[:-1])
 
 
 def test_what_each_spacing_visits():

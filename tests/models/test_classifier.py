@@ -45,6 +45,12 @@ def test_every_pooling_sees_position_and_time(pool):
   assert np.abs(run(moved, T) - logits).max() > 1e-3
 
 
+def test_attention_pooling_knows_one_size():
+  params = CLASSIFIER.init(jax.random.key(0), Z, T)['params']
+  with pytest.raises(UserError, match='16 positions .* 4x8.*pool=adaptive'):
+    CLASSIFIER.apply({'params': params}, np.concatenate([Z, Z], 2), T)
+
+
 def test_it_is_the_first_half_of_a_unet():
   unet = UNet(out_channels=3, **FIELDS)
   whole = shapes_of(unet, Z, T, Conditioning())
