@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 import ldm_jax
-from ldm_jax import cli, guides, sampling_flags
+from ldm_jax import cli, edits, guides, sampling_flags
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.data.spec import DataSpec
@@ -111,7 +111,11 @@ def main() -> int:
   size = cli.size(_SIZE.value)
   ldm.parts.check_draws()
   settings, others = sampling_flags.settings(), others_of_flags()
-  num, shown, inputs = task_inputs(ldm, size)
+  told = {'seed': _SEED.value, **settings.about()}
+  told |= {k: v for k, v in others.items() if v is not None}
+  own = 'image' in keys(ldm.parts)  # Then the task is told the larger one.
+  outpaint = others.pop('outpaint') if own else None
+  num, shown, inputs = task_inputs(ldm, size, outpaint)
   batches = ldm.sample_batches(
     num,
     size=size,
@@ -122,8 +126,6 @@ def main() -> int:
     **others,
     **inputs,
   )
-  told = {'seed': _SEED.value, **settings.about()}
-  told |= {k: v for k, v in others.items() if v is not None}
   gallery = Gallery(_OUT.value, f'Samples of {_WORKDIR.value}', _METADATA.value)
   begin, done = time.monotonic(), 0
   for images in batches:
@@ -177,9 +179,11 @@ def guides_of_flags(ldm, num: int, size) -> list:
   fit = lambda images, **how: of_each(
     [files.fit(x, size, **how) for x in images]
   )
+  targets = files.pictures('--target', _TARGET.value)
   mask = lpips = None
   if _TARGET_MASK.value:
     mask = files.masks('--target_mask', _TARGET_MASK.value)
+    check_masks(targets, mask, '--target', '--target_mask')
     mask = fit(mask, nearest=True)
   if _TARGET_LPIPS.value:
     lpips = guides.read_lpips(_TARGET_LPIPS.value)
@@ -188,7 +192,7 @@ def guides_of_flags(ldm, num: int, size) -> list:
     raise UserError(f'--target_downsampling={factor} must be 1 or more.')
   found.append(
     guides.to_image(
-      fit(files.pictures('--target', _TARGET.value)),
+      fit(targets),
       _TARGET_SCALE.value,
       guides.identity if factor == 1 else guides.Downsampled(factor),
       mask,
@@ -198,8 +202,13 @@ def guides_of_flags(ldm, num: int, size) -> list:
   return found
 
 
-def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
-  """(how many, what the gallery says of each, the task's arrays of each)."""
+def task_inputs(
+  ldm, size: tuple[int, int] | None, outpaint: Sequence[int] | None
+) -> tuple[int, dict[str, list], dict]:
+  """(how many, what the gallery says of each, the task's arrays of each).
+
+  `outpaint`: of an image that is the task's own.
+  """
   flagged = {'text': _PROMPT.value, 'label': _LABEL.value}
   if _CLASSIFIER.value and 'label' not in ldm.parts.prepare.needs:
     del flagged['label']  # The classifier's.
@@ -222,6 +231,9 @@ def task_inputs(ldm, size) -> tuple[int, dict[str, list], dict]:
     for k, v in given.items()
     if k in TOLD
   }
+  if outpaint and 'image' in given:
+    images = {k: np.stack(given[k]) for k in OF_ALL if k in given}
+    given |= edits.outpainted(images, outpaint)
   own = keys(ldm.parts)
   edited = {k: np.stack(given.pop(k)) for k in OF_ALL
             if k in given and k not in own}  # fmt: skip
@@ -235,26 +247,45 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
     classes = Classes(ldm.parts.data)
     given['boxes'], given['box_labels'] = files.layouts(_LAYOUT.value, classes)
   fit = lambda flag, found, **how: files.same_size(
-    flag, [files.fit(x, size, **how) for x in found] if size else found
+    flag,
+    [files.fit(x, size, **how) for x in found] if size else found,
+    'give --size=HEIGHTxWIDTH to bring all to one size',
   )
   if _SEGMENTATION.value:
     found = files.maps('--segmentation', _SEGMENTATION.value)
     given['segmentation'] = fit('--segmentation', found, nearest=True)
   if _IMAGE.value and 'low_res' in keys(ldm.parts):
     found = files.pictures('--image', _IMAGE.value)
-    given['low_res'] = files.same_size('--image', found)
+    given['low_res'] = files.same_size(
+      '--image', found, 'a run that enlarges takes images of one size at once'
+    )
   elif _IMAGE.value:
     alone = _STRENGTH.value is not None or _OUTPAINT.value
     if not (_MASK.value or alone) and os.path.isdir(_IMAGE.value):
       found, masks = files.image_mask_pairs(_IMAGE.value)
-      given['mask'] = fit('--image', masks, nearest=True)
     else:
       found = files.pictures('--image', _IMAGE.value)
+      masks = files.masks('--mask', _MASK.value) if _MASK.value else []
+    if masks:
+      check_masks(found, masks, '--image', '--mask')
+      given['mask'] = fit('--mask', masks, nearest=True)
     given['image'] = fit('--image', found)
-  if _MASK.value:
+  elif _MASK.value:
     found = files.masks('--mask', _MASK.value)
     given['mask'] = fit('--mask', found, nearest=True)
   return given
+
+
+def check_masks(images: list, masks: list, *flag_names: str) -> None:
+  """Raises UserError where a mask is not of its image's size, as stored."""
+  for i in range(max(len(images), len(masks))):
+    of_image, of_mask = (x[i % len(x)].shape[:2] for x in (images, masks))
+    if of_image != of_mask:
+      (a, b), (c, d), (image, mask) = of_image, of_mask, flag_names
+      raise UserError(
+        f'{mask} has a mask of {c}x{d} for an image of {a}x{b} in {image}; '
+        'they must be the same.'
+      )
 
 
 class Classes(Sequence):

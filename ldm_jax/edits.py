@@ -106,12 +106,7 @@ def split(
       raise UserError('A mask needs the image that it is of: give image too.')
     return None, given
   if outpaint is not None:
-    image, margins = canvas.outpainted(_batch('image', given), outpaint)
-    image = canvas.filled(image, margins)
-    if 'mask' in given:
-      inner, _ = canvas.outpainted(_batch('mask', given), outpaint)
-      margins = np.maximum(margins, inner)
-    given |= {'image': image, 'mask': margins}
+    given = outpainted(given, outpaint)
   if 'image' in of_task:
     if strength is not None:
       raise UserError(
@@ -142,6 +137,22 @@ def split(
       'drawn anew).'
     )
   return Edit(image, mask, strength), given
+
+
+def outpainted(
+  given: Mapping[str, Any], outpaint: Sequence[int]
+) -> dict[str, Any]:
+  """Inputs with a larger image, filled from within, and a mask of its margins.
+
+  Margins are (top, right, bottom, left), in pixels. A mask that is given stays
+  part of the new one. Raises UserError where sides are no sizes.
+  """
+  image, margins = canvas.outpainted(_batch('image', given), outpaint)
+  mask = margins
+  if 'mask' in given:
+    inner, _ = canvas.outpainted(_batch('mask', given), outpaint)
+    mask = np.maximum(margins, inner)
+  return {**given, 'image': canvas.filled(image, margins), 'mask': mask}
 
 
 def _batch(key: str, given: Mapping[str, Any]) -> np.ndarray:

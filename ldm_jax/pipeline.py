@@ -302,15 +302,17 @@ class LatentDiffusionPipeline:
     chosen = np.minimum(np.arange(start, start + size), asked.num - 1)
     take = lambda x: jax.device_put(x[chosen], self._split)
     keys = sampling.image_keys(asked.seed, asked.first + start, size)
+    batch = jax.tree.map(take, asked.inputs)
     images = self._sample_images(
       self._weights,
       self._frozen,
       asked.plan,
       parallel.place_keys(keys, self._split),
-      jax.tree.map(take, asked.inputs),
+      batch,
       asked.extras.replace(
         guides=tuple(g.taking(take) for g in asked.extras.guides),
         start=asked.edit and self._start(asked, chosen),
+        encoded=self._encoded(asked, batch),
       ),
       shape=asked.shape,
       latents=asked.tiled is not None,
@@ -318,9 +320,23 @@ class LatentDiffusionPipeline:
     images = parallel.fetch(images)[: asked.num - start]
     if asked.tiled:
       images = np.asarray(to_uint8(asked.tiled.decode(self._frozen, images)))
+      if hasattr(self.parts.prepare, 'finish'):
+        of_these = {k: x[chosen[: len(images)]] for k, x in asked.inputs.items()}
+        images = np.asarray(self.parts.prepare.finish(images, of_these))
     if asked.edit:
       images = asked.edit.finish(images, chosen[: len(images)])
     return images
+
+  def _encoded(self, asked: Request, batch: Mapping[str, Any]):
+    """What the task encodes of a batch, in tiles; None: the program does."""
+    if not asked.tiled or 'image' not in batch:
+      return None
+    found, guided = {}, asked.plan.guidance is not None
+    for method in ('condition', 'null_condition')[: 1 + guided]:
+      images = self._to_encode(self._weights, batch, method=method)
+      z = asked.tiled.encode(self._frozen, parallel.fetch(images))
+      found[method] = jax.device_put(z, self._split)
+    return found
 
   def _start(self, asked: Request, chosen: np.ndarray):
     """An edit's latents, a row for each of these numbers of images."""
@@ -368,6 +384,10 @@ class LatentDiffusionPipeline:
   @functools.cached_property
   def _null(self):
     return conv.jit(self._programs.null_condition)
+
+  @functools.cached_property
+  def _to_encode(self):
+    return conv.jit(self._programs.to_encode, static_argnames='method')
 
   @functools.cached_property
   def _denoise(self):

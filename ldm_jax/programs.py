@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 
 import flax.struct
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.diffusion import sampling, windows
@@ -21,6 +22,7 @@ from ldm_jax.diffusion.thresholding import dynamic_threshold
 from ldm_jax.edits import Edit
 from ldm_jax.first_stage.codec import TiledCodec, to_uint8
 from ldm_jax.parts import Parts
+from ldm_jax.types import Array
 
 
 @flax.struct.dataclass
@@ -29,6 +31,8 @@ class Extras:
 
   start: Start | None = None
   guides: tuple[Guide, ...] = ()
+  # What the task encodes, by what asks for it, where that is done before.
+  encoded: Mapping[str, Array] | None = None
   window: tuple[int, int] | None = flax.struct.field(
     pytree_node=False, default=None
   )  # (size, overlap) in latents
@@ -59,19 +63,35 @@ class Programs:
 
   parts: Parts
 
-  def condition(self, weights, frozen, batch):
+  def condition(self, weights, frozen, batch, encoded=None):
     """The task's arrays -> Conditioning."""
-    return self._told('condition', weights, frozen, batch)
+    return self._told('condition', weights, frozen, batch, encoded)
 
-  def null_condition(self, weights, frozen, batch):
+  def null_condition(self, weights, frozen, batch, encoded=None):
     """As `condition`, with the condition dropped."""
-    return self._told('null_condition', weights, frozen, batch)
+    return self._told('null_condition', weights, frozen, batch, encoded)
 
-  def _told(self, method, weights, frozen, batch):
-    encode = functools.partial(self.parts.codec.encode, frozen)
+  def _told(self, method, weights, frozen, batch, encoded):
+    if encoded is None:
+      encode = functools.partial(self.parts.codec.encode, frozen)
+    else:
+      encode = lambda image: encoded[method]
     return self.parts.model.apply(
       {'params': weights}, batch, encode, method=method
     )
+
+  def to_encode(self, weights, batch, *, method):
+    """The images [B H W 3] that the task encodes when `method` is called."""
+    seen = []
+
+    def encode(images):
+      seen.append(images)
+      shape = self.parts.latent_shape_of(*images.shape[1:3])
+      return jnp.zeros((len(images), *shape))
+
+    self.parts.model.apply({'params': weights}, batch, encode, method=method)
+    (images,) = seen
+    return images
 
   def denoise(self, weights, z, t, cond):
     """z [B h w c], t [B] -> eps [B h w c]."""
@@ -117,10 +137,10 @@ class Programs:
 
     `shape` is (h, w, c); with `latents` they are what is returned.
     """
-    cond = self.condition(weights, frozen, batch)
+    cond = self.condition(weights, frozen, batch, extras.encoded)
     null = None
     if plan.guidance is not None:
-      null = self.null_condition(weights, frozen, batch)
+      null = self.null_condition(weights, frozen, batch, extras.encoded)
     noise = sampling.initial_noise(keys, shape)
     z = self.walk(weights, frozen, plan, noise, keys, cond, null, extras)
     if latents:

@@ -84,11 +84,17 @@ def drawn_size(
     size: the user's.
     inputs: the task's, which may have a size.
     edited: the size of an image begun from.
+
+  Raises:
+    UserError: a size other than the inputs', or inputs of no size to draw.
   """
   if edited is not None:
     given = edited
   elif hasattr(parts.prepare, 'size_of'):
     given = tuple(parts.prepare.size_of(inputs))
+    if hasattr(parts.prepare, 'check_size'):
+      unit = parts.first_stage.downsampling * parts.latent_multiple
+      parts.prepare.check_size(inputs, unit)
   else:
     return size or (parts.data.size,) * 2
   if size not in (None, given):

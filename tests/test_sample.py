@@ -20,7 +20,7 @@ from ldm_jax.types import UserError
 SCENES = DataSpec('scenes', 32, max_objects=3)
 
 
-def inputs_of(prepare, size=None, data=SCENES, **given):
+def inputs_of(prepare, size=None, data=SCENES, outpaint=None, **given):
   """`task_inputs` of a run of that task, without its networks."""
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
@@ -33,7 +33,7 @@ def inputs_of(prepare, size=None, data=SCENES, **given):
     parts=parts, inputs=functools.partial(task_inputs.rows, parts)
   )
   with flagsaver.flagsaver(**given):
-    return sample.task_inputs(ldm, size)
+    return sample.task_inputs(ldm, size, outpaint)
 
 
 @pytest.fixture
@@ -60,14 +60,28 @@ def test_a_folder_of_pairs_decides_how_many(folder):
 
 
 def test_an_image_and_a_mask_are_brought_to_the_size(folder):
-  num, _, arrays = inputs_of(
+  draw = functools.partial(
+    inputs_of,
     inpainting.Prepare(),
     (8, 8),
     image=str(folder / '2.png'),
     mask=str(folder / '1_mask.png'),
   )
+  num, _, arrays = draw()
   assert num == 1 and arrays['image'].shape == (1, 8, 8, 3)
   assert arrays['mask'].all()
+  Image.new('L', (16, 24)).save(folder / '1_mask.png')
+  with pytest.raises(UserError, match='24x16 for an image of 16x24'):
+    draw()
+
+
+def test_a_run_that_inpaints_draws_around_an_image(folder):
+  _, _, arrays = inputs_of(
+    inpainting.Prepare(), outpaint=(0, 8, 0, 0), image=str(folder / '2.png')
+  )
+  assert arrays['image'].shape == (1, 16, 32, 3)
+  mask = arrays['mask'][0, ..., 0]
+  assert mask[:, 24:].all() and not mask[:, :24].any()
 
 
 def test_small_images_stay_small(folder):

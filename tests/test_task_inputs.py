@@ -65,6 +65,24 @@ def test_inpainted_images_have_the_size_of_theirs_and_keep_what_is_known():
   assert (found[~known] != IMAGES[~known]).mean() > 0.9
 
 
+def test_inpainting_in_tiles_is_the_same_and_keeps_what_is_known():
+  """Its image is encoded in tiles too, of the null where that is asked."""
+  image = RNG.integers(0, 256, (1, 64, 72, 3), np.uint8)
+  mask = np.zeros((1, 64, 72, 1), np.uint8)
+  mask[:, 20:50, 10:60] = 1
+  for guidance in (1.0, 3.0):
+    whole, tiled = (
+      pipeline('inpainting').sample(
+        num=1, steps=2, image=image, mask=mask, guidance=guidance, **how
+      )
+      for how in ({}, {'tile': 44})
+    )
+    known = np.broadcast_to(mask == 0, image.shape)
+    np.testing.assert_array_equal(tiled[known], image[known])
+    assert np.ptp(whole[~known]) > 20
+    assert np.abs(whole.astype(int) - tiled).max() <= 2
+
+
 @pytest.mark.parametrize('name', ['inpainting_text', 'inpainting_clip_text'])
 def test_inpainting_with_text_is_told_both(name, tmp_path_factory):
   words = {
@@ -115,6 +133,16 @@ def test_one_input_serves_all_images_and_an_image_is_four_times_its_input():
     ('inpainting', {'image': IMAGES, 'mask': MASKS[:, :8]}, '8x24'),
     ('layout', {'boxes': BOXES + 1, 'box_labels': LABELS}, 'outside the image'),
     ('super_resolution', {'low_res': np.zeros((3, 4, 4, 3))}, '3 values'),
+    (
+      'super_resolution',
+      {'low_res': np.zeros((2, 5, 8, 3))},
+      r'5x8 pixels \(20x32 .* multiples of 2, such as 4x8',
+    ),
+    (
+      'layout',
+      {'boxes': np.zeros((2, 31, 4)), 'box_labels': np.ones((2, 31))},
+      'layout of 31 boxes; this run knows up to 30',
+    ),
   ],
 )
 def test_mistakes_are_one_clear_line(task, inputs, message):

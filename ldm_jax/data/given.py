@@ -125,14 +125,13 @@ def fit(
   return np.array(Image.fromarray(pixels).resize(size[::-1], how, box=box))
 
 
-def same_size(flag: str, found: Sequence[np.ndarray]) -> np.ndarray:
-  """[B H W ..]; UserError where sizes differ."""
+def same_size(flag: str, found: Sequence[np.ndarray], hint: str) -> np.ndarray:
+  """[B H W ..]; UserError where sizes differ, with what to do."""
   sizes = sorted({pixels.shape[:2] for pixels in found})
   if len(sizes) > 1:
     (a, b), (c, d) = sizes[0], sizes[-1]
     raise UserError(
-      f'{flag} has files of {a}x{b} and of {c}x{d}; give --size=HEIGHTxWIDTH'
-      ' to bring all to one size.'
+      f'{flag} has files of {a}x{b} and of {c}x{d}; {hint}.'
     )
   return np.stack(found)
 

@@ -50,6 +50,19 @@ class Prepare:
     height, width = arrays['low_res'].shape[-3:-1]
     return height * self.factor, width * self.factor
 
+  def check_size(self, arrays: dict, unit: int) -> None:
+    """Raises UserError where the enlarged sides are no multiples of `unit`."""
+    sides, unit = arrays['low_res'].shape[-3:-1], unit // self.factor
+    if any(side % unit for side in sides):
+      small = 'x'.join(map(str, sides))
+      large = 'x'.join(str(side * self.factor) for side in sides)
+      near = 'x'.join(str(max(side // unit, 1) * unit) for side in sides)
+      raise UserError(
+        f'The small image has {small} pixels ({large} when {self.factor} times '
+        f'as large); its sides must be multiples of {unit}, such as {near}: '
+        'crop or resize the file.'
+      )
+
   def show(self, arrays: dict, size: tuple[int, int]) -> np.ndarray:
     """The small images in large pixels: uint8 [B H W 3]."""
     return panels.enlarged(images.to_uint8(arrays['low_res']), size)

@@ -66,6 +66,12 @@ def test_padding_is_left_out_and_too_many_are_cut():
   assert len(TOKENS.decode(many)[1]) == 30
 
 
+def test_a_square_vocabulary_keeps_its_last_id_for_padding():
+  tokens = BoxTokens(vocab_size=64, length=5)
+  given = tokens.encode([[0, 0, 1, 1]], [3], (0.5, 0, 1, 1))
+  np.testing.assert_array_equal(tokens.encode(*tokens.decode(given)), given)
+
+
 def test_other_sizes_follow_the_vocabulary():
   small = BoxTokens(vocab_size=66, length=9, crop=False)
   assert (small.grid, small.pad, small.max_objects) == (8, 65, 3)

@@ -34,6 +34,7 @@ def test_one_layout_or_several_by_number_or_name(tmp_path):
     ('{"boxes": [[1, 2]], "labels": [1]}', 'layout 0'),
     ('{"boxes": [[0, 0, 1, 1]], "labels": []}', '1 boxes and 0 labels'),
     ('{"boxes": [[0, 0, 1, 1]], "labels": ["cow"]}', "'cow'.*tree, car"),
+    ('{"boxes": [[0, 0, 1, 1]], "labels": [-1]}', 'label -1; .* begin at 0'),
   ],
 )
 def test_layouts_that_are_none(tmp_path, content, message):
