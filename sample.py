@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 import ldm_jax
-from ldm_jax import cli, edits, guides, sampling_flags
+from ldm_jax import cli, guides, sampling_flags
 from ldm_jax.data import given as files
 from ldm_jax.data import sources
 from ldm_jax.data.spec import DataSpec
@@ -231,13 +231,10 @@ def task_inputs(
     for k, v in given.items()
     if k in TOLD
   }
-  if outpaint and 'image' in given:
-    images = {k: np.stack(given[k]) for k in OF_ALL if k in given}
-    given |= edits.outpainted(images, outpaint)
   own = keys(ldm.parts)
   edited = {k: np.stack(given.pop(k)) for k in OF_ALL
             if k in given and k not in own}  # fmt: skip
-  return num, told, {**ldm.inputs(num, given), **edited}
+  return num, told, {**ldm.inputs(num, given, outpaint), **edited}
 
 
 def from_files(ldm, size: tuple[int, int] | None) -> dict:

@@ -98,15 +98,14 @@ def split(
       number of them than is drawn; sizes that differ.
   """
   given = dict(given)
+  if outpaint is not None:
+    given = outpainted(given, outpaint)
   if 'image' not in given:
-    for key, value in (('strength', strength), ('outpaint', outpaint)):
-      if value is not None:
-        raise UserError(f'{key}={value} needs an image to begin from.')
+    if strength is not None:
+      raise UserError(f'strength={strength} needs an image to begin from.')
     if 'mask' in given and 'mask' not in of_task:
       raise UserError('A mask needs the image that it is of: give image too.')
     return None, given
-  if outpaint is not None:
-    given = outpainted(given, outpaint)
   if 'image' in of_task:
     if strength is not None:
       raise UserError(
@@ -145,8 +144,11 @@ def outpainted(
   """Inputs with a larger image, filled from within, and a mask of its margins.
 
   Margins are (top, right, bottom, left), in pixels. A mask that is given stays
-  part of the new one. Raises UserError where sides are no sizes.
+  part of the new one. Raises UserError where sides are no sizes, or there is no
+  image.
   """
+  if 'image' not in given:
+    raise UserError(f'outpaint={outpaint} needs an image to begin from.')
   image, margins = canvas.outpainted(_batch('image', given), outpaint)
   mask = margins
   if 'mask' in given:

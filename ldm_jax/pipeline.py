@@ -292,9 +292,19 @@ class LatentDiffusionPipeline:
     return_annotation=np.ndarray
   )
 
-  def inputs(self, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's inputs as numpy arrays of `num` rows; raises UserError."""
+  def inputs(
+    self,
+    num: int,
+    given: Mapping[str, Any],
+    outpaint: Sequence[int] | None = None,
+  ) -> dict[str, Any]:
+    """The task's inputs as numpy arrays of `num` rows; raises UserError.
+
+    `outpaint`: as of `sample`, for an image that the task itself asks for.
+    """
     self.parts.check_draws()
+    if outpaint is not None:
+      given = edits.outpainted(given, outpaint)
     return task_inputs.rows(self.parts, num, given)
 
   def _draw(self, asked: Request, start: int, size: int) -> np.ndarray:
@@ -321,7 +331,9 @@ class LatentDiffusionPipeline:
     if asked.tiled:
       images = np.asarray(to_uint8(asked.tiled.decode(self._frozen, images)))
       if hasattr(self.parts.prepare, 'finish'):
-        of_these = {k: x[chosen[: len(images)]] for k, x in asked.inputs.items()}
+        of_these = {
+          k: x[chosen[: len(images)]] for k, x in asked.inputs.items()
+        }
         images = np.asarray(self.parts.prepare.finish(images, of_these))
     if asked.edit:
       images = asked.edit.finish(images, chosen[: len(images)])

@@ -30,7 +30,7 @@ ALLOWED = {
   'task_inputs': {'parts', 'types'},
   'edits': {'data', 'diffusion', 'types'},
   'guides': CORE | {'build', 'interop', 'same_model', 'training'},
-  'programs': {'diffusion', 'edits', 'first_stage', 'parts'},
+  'programs': {'diffusion', 'edits', 'first_stage', 'parts', 'types'},
   'pipeline': {
     'build',
     'diffusion',

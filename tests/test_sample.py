@@ -11,9 +11,10 @@ from absl.testing import flagsaver
 from PIL import Image
 
 import sample
-from ldm_jax import cli, task_inputs
+from ldm_jax import cli
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.evaluation.gallery import Gallery
+from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.tasks import inpainting, layout, semantic, super_resolution, text
 from ldm_jax.types import UserError
 
@@ -28,10 +29,10 @@ def inputs_of(prepare, size=None, data=SCENES, outpaint=None, **given):
     config=types.SimpleNamespace(task={'name': 'a task'}),
     data=data,
     prepare=prepare,
+    check_draws=lambda: None,
   )
-  ldm = types.SimpleNamespace(
-    parts=parts, inputs=functools.partial(task_inputs.rows, parts)
-  )
+  ldm = types.SimpleNamespace(parts=parts)
+  ldm.inputs = functools.partial(LatentDiffusionPipeline.inputs, ldm)
   with flagsaver.flagsaver(**given):
     return sample.task_inputs(ldm, size, outpaint)
 

@@ -130,9 +130,7 @@ def same_size(flag: str, found: Sequence[np.ndarray], hint: str) -> np.ndarray:
   sizes = sorted({pixels.shape[:2] for pixels in found})
   if len(sizes) > 1:
     (a, b), (c, d) = sizes[0], sizes[-1]
-    raise UserError(
-      f'{flag} has files of {a}x{b} and of {c}x{d}; {hint}.'
-    )
+    raise UserError(f'{flag} has files of {a}x{b} and of {c}x{d}; {hint}.')
   return np.stack(found)
 
 

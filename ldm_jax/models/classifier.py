@@ -104,8 +104,8 @@ class AttentionPool(nn.Module):
       raise UserError(
         f"The classifier's pool 'attention' knows latents of one size: "
         f'{len(known) - 1} positions at its lowest level, and here are {h}x{w}.'
-        " Draw at the size that it was trained at, or train one with "
-        "--config.classifier.pool=adaptive, which takes any."
+        ' Draw at the size that it was trained at, or train one with '
+        '--config.classifier.pool=adaptive, which takes any.'
       )
     x = x.reshape(b, h * w, c)
     x = jnp.concatenate([jnp.mean(x, 1, keepdims=True), x], 1)

@@ -100,8 +100,9 @@ def test_fitting_keeps_the_middle(size):
 
 
 def test_mixed_sizes_ask_for_one():
-  with pytest.raises(UserError, match='4x4 and of 4x6; give --size'):
-    given.same_size('--image', [np.zeros((4, 4, 3)), np.zeros((4, 6, 3))])
+  images = [np.zeros((4, 4, 3)), np.zeros((4, 6, 3))]
+  with pytest.raises(UserError, match='4x4 and of 4x6; do this'):
+    given.same_size('--image', images, 'do this')
 
 
 def test_paths_that_do_not_exist(tmp_path):

@@ -50,7 +50,9 @@ def test_overlaps_change_gradually():
   assert seen[1] < seen[0] / 2
 
 
-@pytest.mark.parametrize(('length', 'overlap'), [(6, 2), (6, 6), (7, 0), (40, 5)])
+@pytest.mark.parametrize(
+  ('length', 'overlap'), [(6, 2), (6, 6), (7, 0), (40, 5)]
+)
 def test_windows_cover_a_side(length, overlap):
   begin = windows.starts(length, 6, overlap)
   assert begin[0] == 0 and begin[-1] == length - 6

@@ -81,9 +81,8 @@ def test_statistics_and_sight_are_what_makes_tiles_seamless(monkeypatch):
 
 
 def test_places_own_every_cell_once_and_see_their_halo():
-  for length, tile, halo in (
-    (5, 9, 2), (10, 9, 2), (37, 9, 2), (9, 9, 4), (8, 9, 4)
-  ):
+  sides = [(5, 9, 2), (10, 9, 2), (37, 9, 2), (9, 9, 4), (8, 9, 4)]
+  for length, tile, halo in sides:
     found = tiles.along(length, min(tile, length), halo)
     owned = [c for p in found for c in range(p.first, p.last)]
     assert owned == list(range(length))
