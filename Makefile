@@ -4,12 +4,14 @@
 PYTHON ?= python3
 QUICKSTART ?= runs/quickstart
 SCENES ?= runs/scenes
+SCENES_OF := semantic layout super_resolution inpainting guidance
 
 # Two test processes; the tests of a file share what they build.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
 PIP := bin/python -m pip --disable-pip-version-check
 
-.PHONY: help quickstart scenes test test-all test-parity lint bench chaos requirements clean
+.PHONY: help quickstart scenes test test-all test-parity lint bench chaos \
+  requirements clean $(SCENES_OF:%=scenes-%)
 
 help:  ## List the goals.
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 16
@@ -28,22 +30,33 @@ quickstart: .venv/stamp  ## Train both stages on a CPU, then draw a gallery.
 	  --workdir=$(QUICKSTART)/text
 
 # A run that is complete is not trained again, so a second call goes on where the
-# first was stopped.
-scenes: .venv/stamp  ## Train the paper's other tasks on scenes; score them.
+# first was stopped. Each task is a goal of its own too.
+scenes: $(SCENES_OF:%=scenes-%)  ## Train the other tasks on scenes; score them.
+
+scenes-semantic: .venv/stamp
 	$(call train,semantic) --config.first_stage_from=$(FIRST)
+	$(call score,semantic) --guidance=3
+
+scenes-layout: .venv/stamp
 	$(call train,layout) --config.first_stage_from=$(FIRST)
+	$(call score,layout) --guidance=3
+
+scenes-super_resolution: .venv/stamp
 	$(call train,super_resolution) --config.first_stage_from=$(FIRST)
 	$(call train,super_resolution,:bsr) --config.first_stage_from=$(FIRST) \
 	  --config.init_from=$(SCENES)/super_resolution --config.num_steps=1000
+	$(call score,super_resolution) --guidance=2
+	$(call score,super_resolution) --degradation=bsr_light \
+	  --out=$(SCENES)/super_resolution_of_bsr.png
+	$(call score,super_resolution_bsr)
+
+scenes-inpainting: .venv/stamp
 	$(call train,inpainting) --config.first_stage_from=$(FIRST)
+	$(call score,inpainting)
+
+scenes-guidance: .venv/stamp
 	$(call train,unconditional) --config.first_stage_from=$(FIRST)
 	$(call train,classifier) --config.first_stage_from=$(SCENES)/unconditional
-	$(call score,semantic) --guidance=3
-	$(call score,layout) --guidance=3
-	$(call score,super_resolution) --guidance=2
-	$(call score,super_resolution) --degradation=bsr_light
-	$(call score,super_resolution_bsr)
-	$(call score,inpainting)
 	$(GUIDE) --classifier=$(SCENES)/classifier --eta=1 --steps=100 \
 	  --scales=0,3,20,40
 	$(GUIDE) --target=downsampling --num=24 --scales=0,0.1,0.3,1
@@ -52,7 +65,8 @@ scenes: .venv/stamp  ## Train the paper's other tasks on scenes; score them.
 FIRST = $(QUICKSTART)/first_stage
 train = .venv/bin/python train.py --config=configs/$(1)_scenes.py$(2) \
 	  --workdir=$(SCENES)/$(1)$(subst :,_,$(2))
-score = .venv/bin/python -m benchmarks.scene_tasks --workdir=$(SCENES)/$(1)
+score = .venv/bin/python -m benchmarks.scene_tasks --workdir=$(SCENES)/$(1) \
+	  --out=$(SCENES)/$(1).png
 GUIDE = .venv/bin/python -m benchmarks.scene_guidance \
 	  --workdir=$(SCENES)/unconditional
 
