@@ -11,14 +11,17 @@ from ldm_jax.types import UserError
 
 
 @contextlib.contextmanager
-def written(path: epath.PathLike) -> Iterator[epath.Path]:
+def written(path: epath.PathLike, writer: str = '') -> Iterator[epath.Path]:
   """A place beside `path` to write to, which is then renamed to it.
+
+  Several that may write the same path at once need a `writer` each.
 
   What was there stays until then, and for good where writing fails or the
   program is killed.
   """
   path = epath.Path(path)
-  partial = path.with_name(f'{path.name}.partial')
+  ending = f'{writer}.partial' if writer else 'partial'
+  partial = path.with_name(f'{path.name}.{ending}')
   try:
     yield partial
     partial.replace(path)

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from ldm_jax import whole
@@ -35,16 +36,23 @@ class Shards:
 
   @classmethod
   def create(
-    cls, folder: str, num: int, size: int, about: Mapping[str, Any]
+    cls,
+    folder: str,
+    num: int,
+    size: int,
+    about: Mapping[str, Any],
+    write: bool = True,
   ) -> 'Shards':
     """Shards of `size` images; goes on with those that are there.
+
+    Of several processes one writes, before the others come and compare.
 
     Raises:
       UserError: the folder's were drawn from something else.
     """
     shards = cls(folder, num, size, about)
     path = shards.folder / MANIFEST
-    if path.exists():
+    if not write or path.exists():
       before = cls.open(folder)
       theirs = {**before.about, 'shard_size': before.size}
       ours = {**shards.about, 'shard_size': size}
@@ -63,11 +71,8 @@ class Shards:
         f'{folder} holds files that are no shards of ours; nothing is '
         'overwritten. Choose another --out.'
       )
-    shards.folder.mkdir(parents=True, exist_ok=True)
-    content = {'num': num, 'shard_size': size, 'about': shards.about}
-    text = json.dumps(content, indent=2) + '\n'
-    with whole.written(path) as partial:
-      partial.write_text(text, encoding='utf-8')
+    if write:
+      shards._begin()
     return shards
 
   @classmethod
@@ -81,6 +86,16 @@ class Shards:
     except (OSError, ValueError, KeyError, TypeError) as error:
       raise UserError(f'{path} cannot be read: {error}.') from error
 
+  def _begin(self) -> None:
+    """Makes the folder and its manifest; removes what kills left behind."""
+    self.folder.mkdir(parents=True, exist_ok=True)
+    for left in self.folder.glob('*.partial'):
+      left.unlink(missing_ok=True)
+    content = {'num': self.num, 'shard_size': self.size, 'about': self.about}
+    text = json.dumps(content, indent=2) + '\n'
+    with whole.written(self.folder / MANIFEST) as partial:
+      partial.write_text(text, encoding='utf-8')
+
   def missing(self, process: int = 0, processes: int = 1) -> Iterator[int]:
     """First images of this process's shards that are not there yet."""
     for number, first in enumerate(range(0, self.num, self.size)):
@@ -92,7 +107,7 @@ class Shards:
     if images.dtype != np.uint8 or len(images) != self.size:
       raise ValueError(f'{images.dtype}{list(images.shape)} is no shard')
     with (
-      whole.written(self._path(first)) as partial,
+      whole.written(self._path(first), _writer()) as partial,
       partial.open('wb') as file,
     ):
       np.save(file, images)
@@ -131,3 +146,8 @@ class Shards:
       return len(np.load(self._path(first), mmap_mode='r')) == self.size
     except (OSError, ValueError):
       return False
+
+
+def _writer() -> str:
+  """Names this process among all that may write the same shard."""
+  return f'{jax.process_index()}-{os.getpid()}'

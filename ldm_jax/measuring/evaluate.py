@@ -1,10 +1,11 @@
 """One evaluation from end to end: numbers, pictures, a report."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,22 +16,30 @@ from ldm_jax.evaluation import report
 from ldm_jax.measuring import numbers
 from ldm_jax.measuring.options import RECONSTRUCTION, Options
 from ldm_jax.measuring.session import Session
+from ldm_jax.training import processes
 
 _SHOWN = 64  # Samples in the report's picture.
 
 
 def run(options: Options, say=print) -> dict[str, Any]:
-  """Measures, and writes the report; returns it."""
+  """Measures, and writes the report; returns it, in the first process."""
   session = Session(options, say)
   numbers.check(session, options.settings)
   begin = time.time()
-  metrics, pictures = {}, {}
   of_samples = [name for name in session.metrics if name not in RECONSTRUCTION]
   if of_samples:
-    samples = session.samples
-  if jax.process_index():
-    return {}  # Its images are drawn; the first process measures.
+    _ = session.samples  # Drawn by all processes; the first one measures.
+  measure = functools.partial(_measured, session, of_samples, begin)
+  return processes.by_first(measure) or {}
+
+
+def _measured(
+  session: Session, of_samples: Sequence[str], begin: float
+) -> dict[str, Any]:
+  options, say = session.options, session.say
+  metrics, pictures = {}, {}
   if of_samples:
+    samples = session.samples
     metrics |= numbers.sample_numbers(session, samples)
     if 'neighbours' in of_samples:
       pictures |= numbers.neighbour_picture(session)

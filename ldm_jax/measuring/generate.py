@@ -16,6 +16,7 @@ from ldm_jax.evaluation.features import Pace
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.splits import open_split
+from ldm_jax.training import processes
 from ldm_jax.types import UserError
 
 BALANCED = 'balanced'  # Classes in turn, in place of a split's labels.
@@ -122,7 +123,8 @@ def draw(
     'size': ldm.parts.data.size,
     'weights': weights_digest(ldm),
   }
-  shards = Shards.create(folder, num, batch_size, about)
+  create = functools.partial(Shards.create, folder, num, batch_size, about)
+  shards = processes.by_first(create) or create(write=False)
   missing = list(shards.missing(jax.process_index(), jax.process_count()))
   if missing and len(missing) * batch_size < num:
     say(f'{folder}: going on; {len(missing)} of its shards are missing.')

@@ -1,18 +1,18 @@
 """One command over steps, eta and guidance: quality against speed."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
-
-import jax
 
 from ldm_jax.data import panels
 from ldm_jax.evaluation import report
 from ldm_jax.measuring import evaluate, numbers
 from ldm_jax.measuring.options import RECONSTRUCTION, Options
 from ldm_jax.measuring.session import Session
+from ldm_jax.training import processes
 from ldm_jax.types import UserError
 
 _PACE = 'pace.json'
@@ -39,9 +39,10 @@ class Grid:
 
 
 def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
-  """Draws and measures each setting, and writes one report; returns it.
+  """Draws and measures each setting, and writes one report.
 
-  Goes on where it was stopped: images, and how fast they came, are kept.
+  The first process measures, and returns the report. Goes on where it was
+  stopped: images, and how fast they came, are kept.
   """
   session = Session(options, say)
   if session.is_first_stage or options.samples:
@@ -52,22 +53,31 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
   table = grid.rows()
   settings = [dataclasses.replace(options.settings, **row) for row in table]
   numbers.check(session, *settings)
-  out = session.out / 'sweep'
-  rows, shown = [], []
+  out, measured = session.out / 'sweep', []
   for number, row in enumerate(table):
     name = ' '.join(f'{k} {v:g}' for k, v in row.items())
     say(f'[{number + 1}/{len(table)}] {name}')
     folder = out / name.replace(' ', '_')
     samples = session.drawn(settings[number], folder)
-    if jax.process_index():
-      continue  # Its images are drawn; the first process measures.
-    speed = _speed(folder, session.pace['generation'])
-    found = numbers.sample_numbers(session, samples)
-    rows.append({**row, 'images_per_second': speed, 'metrics': found})
-    shown += samples.take(_SHOWN)
-    say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in found.items()))
-  if not rows:
-    return {}
+    measure = functools.partial(_measured, session, folder, samples)
+    measured.append(processes.by_first(measure))
+  finish = functools.partial(_reported, session, out, table, measured)
+  return processes.by_first(finish) or {}
+
+
+def _measured(session: Session, folder, samples) -> tuple[dict, list]:
+  """(what is found of these samples, the first of them)."""
+  speed = _speed(folder, session.pace['generation'])
+  found = numbers.sample_numbers(session, samples)
+  session.say('  ' + ', '.join(f'{k} {v:.4g}' for k, v in found.items()))
+  row = {'images_per_second': speed, 'metrics': found}
+  return row, samples.take(_SHOWN)
+
+
+def _reported(session: Session, out, table, measured) -> dict[str, Any]:
+  """The report of all settings, written."""
+  rows = [{**row, **found} for row, (found, _) in zip(table, measured)]
+  options = session.options
   content = {
     'sweep': rows,
     'notes': evaluate.notes(session, rows[0]['metrics']),
@@ -75,13 +85,14 @@ def run(options: Options, grid: Grid, say=print) -> dict[str, Any]:
     'num': options.num,
   }
   content.pop('drawn_with', None)
+  shown = [image for _, images in measured for image in images]
   columns = min(_SHOWN, options.num)
   pictures = {
     'Samples, a row for each setting of the table': panels.grid(shown, columns)
   }
   title = f'Sweep of {options.workdir}'
   page = report.write(out, title, content, pictures, report.sweep_charts(rows))
-  say(f'Report: {page}')
+  session.say(f'Report: {page}')
   return content
 
 

@@ -1,5 +1,6 @@
 """Shards: each whole or not there, of one origin, in any order."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,6 +72,36 @@ def test_foreign_files_are_not_written_among(tmp_path):
   (tmp_path / 'thesis.txt').write_text('mine')
   with pytest.raises(UserError, match='nothing is overwritten'):
     create(tmp_path)
+
+
+def test_of_several_processes_one_begins_and_the_others_compare(tmp_path):
+  other = lambda **about: Shards.create(tmp_path, 10, 4, about, write=False)
+  with pytest.raises(UserError, match='cannot be read'):
+    other(**ABOUT)
+  assert not list(tmp_path.iterdir())
+  create(tmp_path)
+  before = (tmp_path / 'shards.json').stat().st_ino
+  assert list(other(**ABOUT).missing(1, 2)) == [4]
+  with pytest.raises(UserError, match='guidance was 1.5 and is 3.0'):
+    other(seed=0, guidance=3.0)
+  assert (tmp_path / 'shards.json').stat().st_ino == before
+
+
+def test_no_two_processes_write_into_the_same_file(tmp_path, monkeypatch):
+  shards, begun = create(tmp_path), []
+  save = lambda file, x: begun.append(str(file.name))
+  monkeypatch.setattr(np, 'save', save)
+  for rank in (0, 1):
+    monkeypatch.setattr(jax, 'process_index', lambda rank=rank: rank)
+    shards.write(0, images(0))
+  assert len({*begun, str(tmp_path / '00000000.npy')}) == 3
+
+
+def test_what_a_kill_left_is_removed_by_the_next_start(tmp_path):
+  create(tmp_path)
+  (tmp_path / '00000000.npy.3-77.partial').write_bytes(b'half')
+  create(tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ['shards.json']
 
 
 def test_half_a_shard_is_none(tmp_path):

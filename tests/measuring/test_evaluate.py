@@ -13,6 +13,7 @@ from ldm_jax.evaluation.features import Network
 from ldm_jax.measuring import evaluate
 from ldm_jax.measuring.options import Options
 from ldm_jax.types import UserError
+from tests.coordinator import Coordinator, join
 
 RNG = np.random.default_rng(0)
 QUIET = lambda text: None
@@ -120,6 +121,20 @@ def test_nothing_is_drawn_in_vain(text_run, tmp_path):
     with pytest.raises(UserError, match=says):
       run(workdir=str(text_run), metrics=metrics, out=str(tmp_path))
   assert not list(tmp_path.iterdir())
+
+
+def test_the_others_stay_until_the_first_has_measured(tmp_path, monkeypatch):
+  """Or it would be ended while it measures, for want of them."""
+  coordinator = Coordinator(late=3)
+  join(monkeypatch, coordinator, 1)
+  out = tmp_path / 'out'
+  found = run(
+    samples=folder(tmp_path / 'a'),
+    reference=folder(tmp_path / 'b'),
+    metrics=('random_frechet',),
+    out=str(out),
+  )
+  assert found == {} and coordinator.asked == 4 and not out.exists()
 
 
 def test_versions_name_the_devices():

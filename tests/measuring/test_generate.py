@@ -10,6 +10,7 @@ from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.measuring import generate
 from ldm_jax.types import UserError
+from tests.coordinator import Coordinator, join
 
 SETTINGS = Settings(steps=2, guidance=2.0, eta=0.5)
 
@@ -55,6 +56,14 @@ def test_killed_and_run_again(ldm, tmp_path):
     'images_per_second': None,
     'share_outside_network': None,
   }
+
+
+def test_only_the_first_process_begins_a_folder(ldm, tmp_path, monkeypatch):
+  coordinator = Coordinator()
+  join(monkeypatch, coordinator, 1)
+  with pytest.raises(UserError, match='cannot be read'):  # Nobody has begun it.
+    draw(ldm, tmp_path)
+  assert coordinator.asked == 1 and not list(tmp_path.iterdir())
 
 
 def test_other_settings_or_weights_do_not_mix(ldm, tmp_path):

@@ -7,6 +7,7 @@ from ldm_jax.measuring import sweep
 from ldm_jax.measuring.options import Options
 from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
+from tests.coordinator import Coordinator, join
 
 GRID = sweep.Grid(steps=[2, 3], eta=[0.0, 0.7], guidance=[1.5, 2.0, 4.0])
 
@@ -42,6 +43,20 @@ def test_every_setting_is_drawn_measured_and_kept(
   # Again: nothing is drawn, and the speeds are those of then.
   again = sweep.run(options, GRID, say=lambda text: None)
   assert again['sweep'] == found['sweep']
+
+
+def test_the_others_stay_until_each_setting_is_measured(
+  text_run, tmp_path, monkeypatch
+):
+  coordinator, drawn = Coordinator(), []
+  join(monkeypatch, coordinator, 1)
+  monkeypatch.setattr(Session, 'drawn', lambda self, *a: drawn.append(a))
+  options = Options(
+    workdir=str(text_run), metrics=('random_frechet',), out=str(tmp_path)
+  )
+  assert sweep.run(options, GRID, say=lambda text: None) == {}
+  assert len(drawn) == 12 and coordinator.asked == 13  # And for the report.
+  assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_swept(vq_run, text_run, tmp_path):
