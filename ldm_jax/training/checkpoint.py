@@ -329,7 +329,7 @@ class Checkpoints:
       leaf.nbytes for leaves in named.values() for leaf in leaves.values()
     )
     free = free_bytes(self._folder)
-    if not _agree(free is None or free >= needed):
+    if not _agree(free >= needed):
       raise UserError(
         f'No room for a checkpoint in {self._folder}: it needs {needed:,} '
         f'bytes and {free:,} are available. Free some space or lower '
@@ -341,11 +341,9 @@ def at_point(name: str) -> None:
   """Called at named points of a save; tests replace it to die there."""
 
 
-def free_bytes(folder: epath.PathLike) -> int | None:
-  """Bytes available where `folder` is or will be; None for remote storage."""
+def free_bytes(folder: epath.PathLike) -> int:
+  """Bytes available where `folder` is or will be."""
   path = epath.Path(folder)
-  if '://' in str(path):
-    return None
   while not path.exists():
     path = path.parent
   return shutil.disk_usage(path).free

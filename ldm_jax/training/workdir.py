@@ -67,18 +67,22 @@ def check_usable(workdir: epath.PathLike) -> None:
   A folder is a run's if it holds a config.json; any other may hold what it
   likes, but nothing by a name that a run would write.
   """
+  if '://' in str(workdir):
+    raise UserError(
+      f'--workdir={workdir} is no folder of a file system, as a run needs. '
+      'Mount the bucket (for gs://, gcsfuse) and name the folder there.'
+    )
   path = epath.Path(workdir)
   if path.exists() and not path.is_dir():
     raise UserError(f'--workdir={workdir} is a file; name a folder.')
-  if '://' not in str(path):
-    above = path.absolute()
-    while not above.exists():
-      above = above.parent
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-      raise UserError(
-        f'--workdir={workdir} cannot be written: {above} is no folder, or not '
-        'yours to write in.'
-      )
+  above = path.absolute()
+  while not above.exists():
+    above = above.parent
+  if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+    raise UserError(
+      f'--workdir={workdir} cannot be written: {above} is no folder, or not '
+      'yours to write in.'
+    )
   if has_config(path) or not path.exists():
     return
   names = sorted(entry.name for entry in path.iterdir())

@@ -87,6 +87,14 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, monkeypatch):
     workdir.check_usable(tmp_path / 'new' / 'run')
 
 
+def test_a_bucket_is_mounted_first(tmp_path, monkeypatch):
+  """To pathlib it would be a folder here by the name of gs:."""
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(UserError, match='gs://bucket/run is no folder.*gcsfuse'):
+    workdir.check_usable('gs://bucket/run')
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_tokenizer_in_the_workdir_moves_with_it(tmp_path):
   task = {'name': 'text', 'vocab_file': 'tokenizer/vocab.txt'}
   workdir.write_config(tmp_path / 'here', {'task': task})
