@@ -69,8 +69,10 @@ def train(config: dict, workdir: str) -> int:
     start = runs.resume(run, checkpoints) or runs.begin(run)
     checkpoint.write_config(workdir, config)
     encoding = lambda done: watchdog.at('encoding the data', done)
-    runs.use_cache(run, start[1], encoding)
-    done = loop(run, start, checkpoints, workdir, watchdog, preemption)
+    if runs.use_cache(run, start[1], encoding, preemption.requested):
+      done = loop(run, start, checkpoints, workdir, watchdog, preemption)
+    else:
+      done = int(start[0].step)
     watchdog.at('closing', done)
     checkpoints.close()
   if done < run.config.num_steps:
@@ -93,6 +95,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
   profiler = Profiler(workdir, run.parts.profile)
   bad_steps = guard.BadSteps(run.parts.guard.max_bad_steps)
   scalars = None
+  due = lambda every: every and (done % every == 0 or done == top.num_steps)
 
   def save():
     watchdog.at('saving', done)
@@ -121,25 +124,24 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
         watchdog.compiled()
       profiler.after_step(scalars)
 
-      last = done == top.num_steps
-      if done % top.log_every == 0 or last:
+      if due(top.log_every):
         values = jax.device_get(scalars)
         values['learning_rate'] = float(run.training.learning_rate(done - 1))
         if run.parts.on_latents:
           frozen.warn_if_off_scale(done, float(values['latent_std']))
         writer.scalars(done, values | progress.log(done, values))
       with progress.paused():
-        if done % top.show_every == 0 or last:
+        if due(top.save_every):
+          save()  # First, and in the background: what follows may take long.
+        if due(top.show_every) and not preemption.requested(done):
           watchdog.at('drawing', done)
           name, picture, extra = panel.draw(state, held)
           writer.image(done, name, picture)
           if extra:
             writer.scalars(done, extra)
-        if top.eval_every and (done % top.eval_every == 0 or last):
+        if due(top.eval_every) and not preemption.requested(done):
           watchdog.at('evaluating', done)
           writer.scalars(done, quick.measure(state, held))
-        if done % top.save_every == 0 or last:
-          save()
         checkpoints.check()
     bad_steps.flush()
     if first < done < top.num_steps:

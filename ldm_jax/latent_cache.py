@@ -7,7 +7,9 @@ from the posterior, with the noise that it would draw without the cache.
 import concurrent.futures
 import functools
 import hashlib
+import math
 import os
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,21 +18,32 @@ from jax.experimental import multihost_utils
 from ldm_jax.data import images, latents, workers
 from ldm_jax.first_stage.codec import CachedCodec
 from ldm_jax.nn import conv
-from ldm_jax.training import parallel
+from ldm_jax.training import parallel, processes
 from ldm_jax.training.items import named_leaves
 from ldm_jax.types import Params
 
 _BATCH = 32  # images at once and device
 
 
-def open_cache(parts, source, params: Params, beat=lambda done: None):
+def open_cache(
+  parts,
+  source,
+  params: Params,
+  beat: Callable[[int], None] = lambda done: None,
+  stop: Callable[[int], bool] = lambda number: False,
+) -> latents.Latents | None:
   """The cache `parts.config.latent_cache` as a source, filled where it is not.
+
+  Process p of P writes shards p, p + P and so on: every process may see another
+  disk for a while. They go from one to the next together.
 
   Args:
     parts: of the run.
     source: the images.
     params: of the first stage, on every device of the run.
     beat: called with the number of examples that are done.
+    stop: whether to leave after each process's shard of a number; the same in
+      all of them. Then None is returned, and what is written stays.
 
   Raises:
     UserError: the folder holds latents of other images or weights.
@@ -39,20 +52,25 @@ def open_cache(parts, source, params: Params, beat=lambda done: None):
   shape = (2 if spec.flip else 1, *parts.cached_shape)
   params = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
   about = latents.describe(source, spec, digest(params), shape)
-  latents.claim(folder, about, jax.process_index() == 0)
+  processes.by_first(functools.partial(latents.claim, folder, about))
+  latents.claim(folder, about, write=False)
   wanted = latents.shards(folder, len(source))
-  missing = [job for job in wanted if not os.path.exists(job[0])]
-  mine = missing[jax.process_index() :: jax.process_count()]
-  if mine:
-    count = sum(len(indices) for _, indices in mine)
+  mine = wanted[jax.process_index() :: jax.process_count()]
+  missing = [job for job in mine if not os.path.exists(job[0])]
+  if missing:
+    count = sum(len(indices) for _, indices in missing)
     print(f'Encoding {count:,} examples into {folder}.', flush=True)
     encode = _encoder(parts, params)
     versions = latents.Versions(source, spec)
-    for path, indices in mine:
-      latents.write_shard(path, _encoded(encode, versions, indices))
-      beat(indices.stop)
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices('ldm_latent_cache')
+  for number in range(math.ceil(len(wanted) / jax.process_count())):
+    for path, indices in mine[number : number + 1]:
+      if (path, indices) in missing:
+        latents.write_shard(path, _encoded(encode, versions, indices))
+        beat(indices.stop)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('ldm_latent_cache')
+    if stop(number):
+      return None
   return latents.Latents(folder, about)
 
 

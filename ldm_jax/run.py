@@ -172,12 +172,16 @@ def _run(parts: Parts, mesh: Mesh, source: Any, eval_source: Any) -> Run:
   return run
 
 
-def use_cache(run: Run, held: Params, beat) -> None:
-  """Trains on latents from `config.latent_cache` where that is set."""
+def use_cache(run: Run, held: Params, beat, stop=lambda number: False) -> bool:
+  """Trains on latents from `config.latent_cache` where that is set.
+
+  Returns whether the run can go on: it cannot where `stop` said so.
+  """
   if run.parts.cached:
     run.source = latent_cache.open_cache(
-      run.parts, run.source, held['first_stage'], beat
+      run.parts, run.source, held['first_stage'], beat, stop
     )
+  return run.source is not None
 
 
 def check_begin(parts: Parts) -> None:

@@ -4,12 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+import train
 from ldm_jax import build, latent_cache
 from ldm_jax import run as runs
 from ldm_jax.data import latents
 from ldm_jax.types import UserError
 from tests import tiny
 from tests.chaos import small
+from tests.coordinator import Coordinator, join
 
 
 def config(folder='', **changes):
@@ -75,6 +77,35 @@ def test_what_was_encoded_is_not_encoded_again(tmp_path):
   np.testing.assert_array_equal(
     [source[i]['latent'] for i in range(20)], before
   )
+
+
+def test_each_process_has_its_shards_whatever_it_sees(tmp_path, monkeypatch):
+  """Dealt by what is missing, shard 1 would be nobody's here."""
+  run, params = opened(tmp_path)
+  synced, said = [], []
+  sync = latent_cache.multihost_utils
+  monkeypatch.setattr(sync, 'sync_global_devices', synced.append)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  coordinator = Coordinator(told={})
+  for rank, theirs in ((0, [8, 20]), (1, [16])):
+    join(monkeypatch, coordinator, rank)
+    monkeypatch.setattr(jax, 'process_index', lambda rank=rank: rank)
+    found = latent_cache.open_cache(
+      run.parts, run.source, params, said.append, lambda number: number == 1
+    )
+    assert found is None and said == theirs
+    said.clear()
+  assert len(synced) == 4  # As often in both, though one has fewer shards.
+  assert len(list(tmp_path.glob('*.array_record'))) == 3
+
+
+def test_told_to_stop_it_leaves_between_shards(tmp_path, monkeypatch, capsys):
+  folder = tmp_path / 'latents'
+  monkeypatch.setattr(train.Preemption, 'requested', lambda self, step: True)
+  code = train.train(config(folder), str(tmp_path / 'run'))
+  assert code == train.EXIT_CODE
+  assert 'Told to stop: before the first step' in capsys.readouterr().out
+  assert len(list(folder.glob('*.array_record'))) == 1
 
 
 def test_another_first_stage_or_other_data_are_refused(tmp_path):

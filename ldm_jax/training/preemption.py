@@ -28,7 +28,8 @@ class Preemption:
     self._interrupts = 0
     self._previous = {}
     self._many = False
-    self._first = None
+    self._asked = None
+    self._count = -1
 
   def __enter__(self):
     self._many = jax.process_count() > 1
@@ -52,16 +53,18 @@ class Preemption:
     return self._signalled.is_set()
 
   def requested(self, step: int) -> bool:
-    """Whether to save and stop after `step`; the same in every process.
+    """Whether to stop after `step`; the same in every process.
 
-    Every process asks, once per step, with steps that count up.
+    Every process asks at each step, in order. Asked again at the same step,
+    several processes get the answer that they had, one the newest.
     """
-    if self._many:
-      # Counted from the first: a signal that comes before it makes JAX's
-      # service stop at step 1 exactly, which a run that goes on is past.
-      self._first = step if self._first is None else self._first
-      return multihost_utils.reached_preemption_sync_point(step - self._first)
-    return self.signalled
+    if not self._many:
+      return self.signalled
+    # Counted here, and from 0: a signal that comes before the first makes JAX's
+    # service stop at 1 exactly, which a run that goes on is past.
+    if step != self._asked:
+      self._asked, self._count = step, self._count + 1
+    return multihost_utils.reached_preemption_sync_point(self._count)
 
   def _handle(self, number, frame):
     del frame
