@@ -70,7 +70,7 @@ class Panel:
 
   def _classified(self, state, held):
     """What it sees of the first examples, and how often it is right."""
-    here = parallel.to_global(self.run.mesh, dict(self.batch))
+    here = parallel.split(self.run.mesh, self.batch)
     right, seen = self._classify(state.params, held, here, self.run.rng)
     right, seen = (
       parallel.fetch(jnp.moveaxis(x, 1, 0))[: self.count] for x in (right, seen)
@@ -89,7 +89,7 @@ class Panel:
 
   def _reconstructions(self, state):
     """Pairs of image and reconstruction, the first 16, and their PSNR."""
-    here = parallel.to_global(self.run.mesh, {'image': self.batch['image']})
+    here = parallel.split(self.run.mesh, {'image': self.batch['image']})
     again = self._reconstruct(state.params, here['image'])
     image, again = (
       parallel.fetch(x)[: self.count] for x in (here['image'], again)

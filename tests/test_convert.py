@@ -50,6 +50,12 @@ def imported(tmp_path_factory):
   return state, folder / 'run'
 
 
+def test_one_of_several_processes_converts_nothing(tmp_path, monkeypatch):
+  monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+  with pytest.raises(UserError, match='one of several processes .Open MPI.'):
+    run('import', source=tmp_path, workdir=tmp_path / 'run')
+
+
 def test_what_is_imported_samples(imported):
   state, workdir = imported
   ldm = ldm_jax.load(str(workdir))

@@ -222,6 +222,12 @@ def test_a_mistake_leaves_the_gallery_that_was_there(wrong, text_run, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
+def test_one_of_several_processes_draws_nothing(tmp_path, monkeypatch):
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '2')
+  with pytest.raises(UserError, match='one of several processes .SLURM.'):
+    run('nowhere', tmp_path)
+
+
 def test_a_first_stage_draws_nothing(vq_run, tmp_path):
   for given in ({'prompt': ['x']}, {'label': [1]}, {'inputs': 'test'}, {}):
     with pytest.raises(UserError, match='holds a first stage alone'):

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ldm_jax.types import UserError
 
 AXES = ('data', 'fsdp')
+_TPU_POD = 'TPU pod'
 # Smaller leaves cost more to gather than they cost to keep.
 MIN_SHARDED_ELEMENTS = 2**16
 
@@ -122,6 +123,20 @@ def to_global(
   }
 
 
+def split(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Splits a batch that every process holds whole into sharded arrays.
+
+  Each process places the rows of its own devices, so that none is there twice.
+  """
+  sharding = batch_sharding(mesh)
+  return {
+    key: jax.make_array_from_callback(
+      np.shape(value), sharding, np.asarray(value).__getitem__
+    )
+    for key, value in batch.items()
+  }
+
+
 def replicate(mesh: Mesh, tree: Any) -> Any:
   """The same host values (equal in every process) on every device."""
   sharding = replicated(mesh)
@@ -201,9 +216,11 @@ def initialize() -> bool:
   """Joins the other processes of this run, if there are any; first of all.
 
   Understands, in this order: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES
-  and JAX_PROCESS_ID; SLURM (srun); Open MPI (mpirun); TPU pods. Must run
-  before anything touches a device. Returns whether it joined anything; a lone
-  process does nothing.
+  and JAX_PROCESS_ID; SLURM (srun); Open MPI (mpirun); TPU pods. A process that
+  is alone on its node takes all devices there, and one of several the device
+  with its number; JAX_LOCAL_DEVICE_IDS names others. Must run before anything
+  touches a device. Returns whether it joined anything; a lone process does
+  nothing.
 
   Raises UserError where the environment is contradictory or the others did
   not come.
@@ -249,13 +266,49 @@ def detect_launcher(
     return 'environment variables', _from_variables(env)
   # srun sets the step's variables; a bare `python` inside an sbatch script sees
   # the job's ones only, and would wait for ever for others that never come.
-  if int(env.get('SLURM_STEP_NUM_TASKS') or 1) > 1:
-    return 'SLURM', {}
+  if (tasks := int(env.get('SLURM_STEP_NUM_TASKS') or 1)) > 1:
+    nodes = int(env.get('SLURM_STEP_NUM_NODES') or 1)
+    return 'SLURM', _devices(env, alone=nodes == tasks)
   if int(env.get('OMPI_COMM_WORLD_SIZE') or 1) > 1:
-    return 'Open MPI', {}
+    here = env.get('OMPI_COMM_WORLD_LOCAL_SIZE')
+    return 'Open MPI', _devices(env, alone=here == '1')
   if 'TPU_SKIP_MDS_QUERY' not in env and _on_tpu_pod(env):
-    return 'TPU pod', {}
+    return _TPU_POD, {}
   return None, {}
+
+
+def check_alone() -> None:
+  """Raises UserError where this process was started as one of several.
+
+  For programs that are one process: several would write the same files, and
+  those of a cluster wait for each other's devices.
+  """
+  how, arguments = detect_launcher(os.environ)
+  if how is None or arguments.get('num_processes') == 1:
+    return
+  if how == _TPU_POD and not _names_tpu_hosts(os.environ):
+    return  # It may well be a single host.
+  raise UserError(
+    f'This was started as one of several processes ({how}), and it is made '
+    'for one: start it once, on one host and without the launcher. train.py '
+    'and evaluate.py run on many.'
+  )
+
+
+def _devices(env: Mapping[str, str], alone: bool) -> dict[str, Any]:
+  """Which of its node's devices this process takes, for initialize().
+
+  Left to itself, JAX gives each process of SLURM and of Open MPI a single one,
+  by its number on the node (jax-ml/jax#16788). Where it is alone there the
+  others would idle, and where it is shown one of its own there is none of that
+  number.
+  """
+  if env.get('JAX_LOCAL_DEVICE_IDS'):
+    return {}  # JAX reads it, where it is given nothing else.
+  shown = env.get('CUDA_VISIBLE_DEVICES', '')
+  if alone or (shown and ',' not in shown):
+    return {'local_device_ids': ()}  # None is singled out: all that it sees.
+  return {}
 
 
 def _from_variables(env: Mapping[str, str]) -> dict[str, Any]:
@@ -269,6 +322,8 @@ def _from_variables(env: Mapping[str, str]) -> dict[str, Any]:
     'coordinator_address': env['JAX_COORDINATOR_ADDRESS'],
     'num_processes': int(count),
     'process_id': int(index),
+    # Or JAX asks SLURM and Open MPI for the devices, which are not told here.
+    'cluster_detection_method': 'deactivate',
   }
 
 
@@ -277,11 +332,21 @@ def _on_tpu_pod(env: Mapping[str, str]) -> bool:
   VM has the device files (there jax asks the metadata server itself)."""
   if env.get('JAX_PLATFORMS', 'tpu').split(',')[0] not in ('', 'tpu'):
     return False
-  hosts = env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES')
-  if env.get('MEGASCALE_COORDINATOR_ADDRESS') or (hosts and ',' in hosts):
+  if _names_tpu_hosts(env):
     return True
   chips = os.path.exists('/dev/accel0') or os.path.exists('/dev/vfio/0')
+  hosts = _tpu_hosts(env)
   return not hosts and chips and importlib.util.find_spec('libtpu') is not None
+
+
+def _names_tpu_hosts(env: Mapping[str, str]) -> bool:
+  """Whether variables name several."""
+  several = ',' in _tpu_hosts(env)
+  return several or bool(env.get('MEGASCALE_COORDINATOR_ADDRESS'))
+
+
+def _tpu_hosts(env: Mapping[str, str]) -> str:
+  return env.get('TPU_PROCESS_ADDRESSES') or env.get('TPU_WORKER_HOSTNAMES', '')
 
 
 def fetch(x: jax.Array) -> np.ndarray:

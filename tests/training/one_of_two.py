@@ -9,15 +9,18 @@ import os
 import signal
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldm_jax.panel import Panel
 from ldm_jax.pipeline import LatentDiffusionPipeline
-from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training import checkpoint, parallel, processes
 from ldm_jax.training.metrics import Writer
 from ldm_jax.training.preemption import Preemption
+from ldm_jax.types import UserError
 from tests import untrained
 
 WIDTH = 256
@@ -34,6 +37,28 @@ def make_items():
 
 def abstract(mesh, items):
   return parallel.with_shardings(items, parallel.state_shardings(mesh, items))
+
+
+def fail():
+  raise UserError('told to')
+
+
+def scored(mesh):
+  """How many images a panel scores that has eight."""
+  seen = []
+
+  def reconstruct(variables, image):
+    seen.append(len(image))
+    return image, None
+
+  panel = Panel.__new__(Panel)
+  first_stage = types.SimpleNamespace(apply=reconstruct)
+  parts = types.SimpleNamespace(on_latents=False, first_stage=first_stage)
+  panel.run = types.SimpleNamespace(mesh=mesh, parts=parts)
+  panel.batch = {'image': np.linspace(0, 1, 96).reshape(8, 2, 2, 3)}
+  panel.count = 7
+  panel.draw(types.SimpleNamespace(params={}), {})
+  return seen[0]
 
 
 def main(workdir):
@@ -79,6 +104,18 @@ def main(workdir):
   with Writer(f'{workdir}/ours', tensorboard=False) as writer:
     writer.scalars(1, {'rank': rank})
 
+  # What process 0 does alone, for longer than the other waits at a time.
+  processes._WAIT_MS = 100
+  found = processes.by_first(lambda: time.sleep(0.5) or 7)
+  report['first'] = found == (None if rank else 7)
+  try:
+    processes.by_first(fail)
+  except UserError as error:
+    report['failed'] = str(error) if rank else f'Process 0: {error}'
+
+  # Eight images that both hold, scored once.
+  report['scored'] = scored(mesh)
+
   # A batch drawn over all devices, as one device alone draws it.
   alone = untrained.unconditional()
   together = LatentDiffusionPipeline(
@@ -89,14 +126,19 @@ def main(workdir):
   report['drawn'] = [list(off.shape), int(off.max())]
 
   # One of them is told to stop; both stop at the same step.
+  # However often they ask at a step, which the loop does where more is due.
+  report['steady'] = True
   with Preemption() as preemption:
     for step in range(2000):
       if rank == 1 and step == 3:
         os.kill(os.getpid(), signal.SIGTERM)
-      if preemption.requested(step):
+      asked = {preemption.requested(step)}
+      time.sleep(0.05)
+      asked.add(preemption.requested(step))
+      report['steady'] &= len(asked) == 1
+      if True in asked:
         report['stopped'] = step
         break
-      time.sleep(0.05)
   print(json.dumps(report), flush=True)
 
 

@@ -1,16 +1,19 @@
 """Tests for ldm_jax.training.parallel."""
 
+import importlib.util
 import json
 import os
 import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import distributed
 from jax.sharding import PartitionSpec
 
 from ldm_jax.training import checkpoint, optim, parallel
@@ -137,6 +140,15 @@ def test_batches_are_split_over_all_devices_in_order():
     np.testing.assert_array_equal(mine.data, x[2 * i : 2 * i + 2])
 
 
+def test_a_batch_that_every_process_holds_is_split_alike():
+  mesh = parallel.make_mesh(2, 4)
+  whole = {'x': np.arange(16.0).reshape(16, 1), 'label': list(range(16))}
+  for key, x in parallel.split(mesh, whole).items():
+    np.testing.assert_array_equal(parallel.fetch(x), whole[key])
+    alike = parallel.to_global(mesh, {key: whole[key]})[key]
+    assert x.sharding == alike.sharding and x.dtype == alike.dtype
+
+
 def test_replicated_values_are_whole_everywhere():
   mesh = parallel.make_mesh(4, 2)
   tree = parallel.replicate(mesh, {'a': np.arange(3), 'b': jnp.float32(2)})
@@ -201,8 +213,115 @@ def test_plain_variables_win_over_launchers():
       'coordinator_address': 'host:1234',
       'num_processes': 4,
       'process_id': 3,
+      'cluster_detection_method': 'deactivate',
     },
   )
+
+
+# As srun sets them for the last of four processes, on four nodes.
+SLURM = {
+  'SLURM_JOB_ID': '7',
+  'SLURM_STEP_NODELIST': 'node[1-4]',
+  'SLURM_NTASKS': '4',
+  'SLURM_STEP_NUM_TASKS': '4',
+  'SLURM_STEP_NUM_NODES': '4',
+  'SLURM_PROCID': '3',
+  'SLURM_LOCALID': '0',
+}
+# As mpirun does.
+OPEN_MPI = {
+  'OMPI_MCA_orte_hnp_uri': '1531576320.0;tcp://10.0.0.1:34911',
+  'OMPI_COMM_WORLD_SIZE': '4',
+  'OMPI_COMM_WORLD_RANK': '3',
+  'OMPI_COMM_WORLD_LOCAL_SIZE': '1',
+  'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+}
+ON_ONE_NODE = {
+  'SLURM_STEP_NUM_NODES': '1',
+  'SLURM_LOCALID': '3',
+  'OMPI_COMM_WORLD_LOCAL_SIZE': '4',
+  'OMPI_COMM_WORLD_LOCAL_RANK': '3',
+}
+BY_HAND = {
+  'JAX_COORDINATOR_ADDRESS': 'host:1234',
+  'JAX_NUM_PROCESSES': '5',
+  'JAX_PROCESS_ID': '4',
+}
+
+
+@pytest.mark.parametrize('launcher', [SLURM, OPEN_MPI])
+@pytest.mark.parametrize(
+  'changes, taken',
+  [
+    ({}, 'all'),
+    ({'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, 'all'),  # Of these; CUDA sees to it.
+    ({'JAX_LOCAL_DEVICE_IDS': '1,2'}, '1,2'),
+    (ON_ONE_NODE, '3'),
+    (ON_ONE_NODE | {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}, '3'),
+    (ON_ONE_NODE | {'CUDA_VISIBLE_DEVICES': '3'}, 'all'),
+    (ON_ONE_NODE | {'JAX_LOCAL_DEVICE_IDS': '1,2'}, '1,2'),
+    (BY_HAND, 'all'),
+    (BY_HAND | {'JAX_LOCAL_DEVICE_IDS': '1,2'}, '1,2'),
+  ],
+)
+def test_the_devices_that_jax_leaves_a_process(
+  launcher, changes, taken, monkeypatch
+):
+  """All, where it is alone on its node or has been shown one of its own."""
+  for name, value in (launcher | changes).items():
+    monkeypatch.setenv(name, value)
+  found = {}
+  config = types.SimpleNamespace(update=found.__setitem__)
+  client = types.SimpleNamespace(connect=lambda: None)
+  manager = types.SimpleNamespace(initialize=lambda client: None)
+  library = types.SimpleNamespace(
+    get_distributed_runtime_client=lambda *args, **options: client,
+    create_preemption_sync_manager=lambda: manager,
+  )
+  monkeypatch.setattr(distributed, 'config', config)
+  monkeypatch.setattr(distributed, '_jax', library)
+  state = distributed.State()
+  state.initialize(**parallel.detect_launcher(os.environ)[1])
+  assert found.get('jax_cuda_visible_devices', 'all') == taken
+  place = (4, 5) if 'JAX_PROCESS_ID' in changes else (3, 4)
+  assert (state.process_id, state.num_processes) == place
+
+
+# Programs that are one process.
+
+
+@pytest.mark.parametrize(
+  'env', [SLURM, OPEN_MPI, BY_HAND, {'TPU_WORKER_HOSTNAMES': 'a,b'}]
+)
+def test_one_of_several_is_refused(env, monkeypatch):
+  monkeypatch.delenv('JAX_PLATFORMS')
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)  # By importing jax.
+  for name, value in env.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(UserError, match='one of several.*without the launcher'):
+    parallel.check_alone()
+
+
+@pytest.mark.parametrize(
+  'env',
+  [
+    {},
+    {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '8'},  # In sbatch, without srun.
+    {'SLURM_STEP_NUM_TASKS': '1'},
+    BY_HAND | {'JAX_NUM_PROCESSES': '1', 'JAX_PROCESS_ID': '0'},
+  ],
+)
+def test_one_alone_is_not(env, monkeypatch):
+  """Nor on a Cloud TPU VM, which does not say how many there are."""
+  for name, value in env.items():
+    monkeypatch.setenv(name, value)
+  parallel.check_alone()
+  monkeypatch.delenv('JAX_PLATFORMS')
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)  # By importing jax.
+  monkeypatch.setattr(os.path, 'exists', lambda path: True)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name)
+  assert parallel.detect_launcher({})[0] == 'TPU pod'
+  parallel.check_alone()
 
 
 @pytest.mark.parametrize(
@@ -281,9 +400,11 @@ def test_two_processes_train_save_restore_and_stop_as_one(tmp_path):
   assert report['same'] and "'fsdp'" in report['kernel']
   assert report['latest'] == 2
   assert report['loaded'] == [1, 2, 3, 4]
+  assert report['first'] and report['failed'] == 'Process 0: told to'
+  assert report['scored'] == 8  # Not 8 of each.
   (count, *_), off = report['drawn']
   assert count == 5 and off <= 1
-  assert report['stopped'] >= 3
+  assert report['stopped'] >= 3 and report['steady']
   lines = (tmp_path / 'ours' / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line) for line in lines] == [{'step': 1, 'rank': 0}]
 
