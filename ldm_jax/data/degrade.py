@@ -22,6 +22,10 @@ class Bsr:
   Attributes:
     blurs: how many times it blurs.
     blur_share: of BSRGAN's widths.
+    round_sides, oblong_sides: of the blurs' kernels, in pixels, where they are
+      as wide along both axes and where they are not.
+    shrink_anyhow: how often it first shrinks to any size, and not by blur and
+      stride.
     jpeg: lowest and highest quality.
     noise: lowest and highest level of noise, of 255.
     shot: range of the camera's shot noise.
@@ -29,21 +33,46 @@ class Bsr:
 
   blurs: int
   blur_share: float
+  round_sides: range
+  oblong_sides: range
+  shrink_anyhow: float
   jpeg: tuple[int, int]
   noise: tuple[int, int]
   shot: tuple[float, float]
 
 
-# The two as in the release; its code names a camera model and comes without,
-# so the camera's noise is that of Brooks et al. 2019.
-FULL = Bsr(2, 1.0, (30, 95), (2, 25), (1e-4, 1.2e-2))
-LIGHT = Bsr(1, 0.25, (80, 95), (1, 2), (1e-4, 1e-3))
+# Kernels, shares, qualities and levels are those of the release's code. What
+# differs: that code holds speckle noise and names a camera model, and runs
+# neither; here both come a quarter of the time, the camera's noise as in Brooks
+# et al. 2019. Half of its first halvings are antialiased, and none here; its
+# blurs mirror the image at the last pixel's middle, here it is at its edge; and
+# its noises of any covariance have other axes.
+FULL = Bsr(
+  blurs=2,
+  blur_share=1.0,
+  round_sides=range(7, 26, 2),
+  oblong_sides=range(7, 26, 2),
+  shrink_anyhow=0.75,
+  jpeg=(30, 95),
+  noise=(2, 25),
+  shot=(1e-4, 1.2e-2),
+)
+# Kernels of an even side move the image by half a pixel, there as here.
+LIGHT = Bsr(
+  blurs=1,
+  blur_share=0.25,
+  round_sides=range(5, 8),
+  oblong_sides=range(5, 15),
+  shrink_anyhow=0.8,
+  jpeg=(80, 95),
+  noise=(1, 2),
+  shot=(1e-4, 1e-3),
+)
 DEGRADATIONS = {'bicubic': None, 'bsr_light': LIGHT, 'bsr': FULL}
 
 # Probabilities.
 _HALVE_FIRST = 0.25  # of an x4
 _ANISOTROPIC = 0.5
-_SHRINK_ANYHOW = 0.75  # to any size, and not by blur and stride
 _JPEG = 0.9  # among the others; the last step always is one
 _SENSOR = 0.25
 _SPECKLE = 0.25
@@ -103,7 +132,7 @@ def plan(
   if rng.random() < _SPECKLE:
     others.append(_noise(rng, spec, steps.SpeckleNoise))
   # Resized twice on the way: to any size, then to the one that is wanted.
-  others += [_shrink(rng, left, size), steps.Resize(_kind(rng), wanted)]
+  others += [_shrink(rng, spec, left, size), steps.Resize(_kind(rng), wanted)]
   order = rng.permutation(len(others)).tolist()
   first, last = sorted(map(order.index, (len(others) - 2, len(others) - 1)))
   order[first], order[last] = len(others) - 2, len(others) - 1
@@ -116,21 +145,23 @@ def _kind(rng: np.random.Generator) -> str:
 
 
 def _blur(rng: np.random.Generator, spec: Bsr, factor: int) -> steps.Blur:
-  side = 2 * int(rng.integers(2, 12)) + 3  # 7 to 25 pixels
   if rng.random() < _ANISOTROPIC:
+    sides = spec.oblong_sides
     # Variances along two axes at any angle.
     variances = spec.blur_share * (4 + factor) * rng.random(2)
     sigmas = np.sqrt(variances)
   else:
+    sides = spec.round_sides
     sigmas = np.repeat(spec.blur_share * (2 + 0.2 * factor) * rng.random(), 2)
   angle = np.pi * rng.random()
+  side = sides[rng.integers(len(sides))]
   return steps.Blur(side, tuple(sigmas.tolist()), float(angle))
 
 
 def _shrink(
-  rng: np.random.Generator, factor: int, size: tuple[int, int]
+  rng: np.random.Generator, spec: Bsr, factor: int, size: tuple[int, int]
 ) -> Step:
-  if rng.random() < _SHRINK_ANYHOW:
+  if rng.random() < spec.shrink_anyhow:
     share = 1 / rng.uniform(1, 2 * factor)
     smaller = tuple(max(1, int(share * side)) for side in size)
     return steps.Resize(_kind(rng), smaller)

@@ -138,7 +138,7 @@ def gaussian(
   side: int, sigmas: tuple[float, float], angle: float, centre: float = 0.0
 ) -> np.ndarray:
   """A kernel [side side] of sum 1 around (centre, centre)."""
-  line = np.arange(side) - side // 2 - centre
+  line = np.arange(side) - (side - 1) / 2 - centre
   x, y = line[None, :], line[:, None]
   cos, sin = np.cos(angle), np.sin(angle)
   u, v = cos * x + sin * y, cos * y - sin * x
@@ -153,8 +153,10 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
   """[H W C] with [k k], mirrored at the border."""
   from scipy import signal  # Takes longer to import than jax.
 
-  edge = kernel.shape[0] // 2
-  padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), 'symmetric')
+  side = kernel.shape[0]
+  # An even kernel has its middle between pixels: it takes one more behind.
+  edges = ((side - 1) // 2, side // 2)
+  padded = np.pad(image, (edges, edges, (0, 0)), 'symmetric')
   return signal.fftconvolve(padded, kernel[..., None], 'valid', axes=(0, 1))
 
 

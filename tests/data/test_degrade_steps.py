@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ldm_jax.data import degrade_steps as steps
 
@@ -51,6 +52,18 @@ def test_blur_has_the_stated_spread_and_direction():
   assert np.sqrt((spread * y**2).sum()) == pytest.approx(1, rel=0.02)
   turned = steps.Blur(25, (3.0, 1.0), np.pi / 2)(point, RNG)[..., 0]
   np.testing.assert_allclose(turned, spread.T, atol=1e-6)
+
+
+@pytest.mark.parametrize('side', [5, 6, 7, 14])
+def test_convolving_is_scipys_for_odd_and_even_sides(side):
+  # Which the release calls: an even kernel's middle is behind the pixel.
+  image = RNG.random((20, 17, 3)).astype(np.float32)
+  kernel = RNG.random((side, side)).astype(np.float32)
+  expected = ndimage.convolve(image, kernel[..., None], mode='reflect')
+  found = steps.convolve(image, kernel)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
+  even = steps.gaussian(side, (2.0, 1.0), 0.3)
+  np.testing.assert_allclose(even, even[::-1, ::-1], rtol=1e-4)
 
 
 def test_noise_has_the_stated_covariance():
