@@ -48,6 +48,8 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
     eval_split='validation',
     tfds_data_dir='',
     crop='center',
+    resize=0,
+    min_crop=1.0,
     flip=False,
     resample='lanczos',
     upscale=True,  # as the release does
@@ -62,6 +64,7 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
     scale_lr=False,
     schedule='constant',
     warmup_steps=0,
+    decay_steps=0,
     final_fraction=0.0,
     b1=0.9,
     b2=0.999,
@@ -182,10 +185,16 @@ def first_stage(
   data: dict | None = None,
   optim: dict | None = None,
 ) -> ml_collections.ConfigDict:
-  """A first stage's training, with the release's optimizer and data."""
+  """A first stage's training, with the release's optimizer and random crops.
+
+  Of which images (`data.resize`) is the row's to say; that half of them are
+  mirrored is ours.
+  """
   data = dict(crop='random', flip=True) | (data or {})
   # Adam, at 4.5e-6 for each image of the batch.
-  adam = dict(learning_rate=4.5e-6, scale_lr=True, b1=0.5, weight_decay=0.0)
+  adam = dict(
+    learning_rate=4.5e-6, scale_lr=True, b1=0.5, b2=0.9, weight_decay=0.0
+  )
   config = _run(
     'first_stage', data, adam | (optim or {}), num_steps, batch_size
   )
@@ -325,6 +334,7 @@ def _tiny(config) -> ml_collections.ConfigDict:
   config.data.update(
     source='scenes',
     size=64 if levels > 4 else 32,
+    resize=0,
     train_split='train',
     eval_split='validation',
     flip=False,  # Captions say left and right.

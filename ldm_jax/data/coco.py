@@ -18,8 +18,8 @@ from ldm_jax.data import boxed
 from ldm_jax.data.folder import check_folder
 from ldm_jax.types import UserError
 
-# As the layout experiments of the paper: nothing too small to see, two
-# objects at least, thirty at most.
+# As taming's public configs of layouts: nothing too small to see, two objects
+# at least, thirty at most.
 RULE = boxed.Filter(min_area=1e-5, min_boxes=2, max_boxes=30)
 
 

@@ -45,10 +45,11 @@ class Read:
       example['example_id'] = np.int64(example['example_id'])
       return example
     height, width = example['image'].shape[:2]
-    if min(height, width) < self.spec.size and not self.spec.upscale:
+    if min(height, width) < self.spec.needed and not self.spec.upscale:
+      name = 'size' if self.spec.needed == self.spec.size else 'resize'
       raise images.BadImage(
-        f'{width}x{height} pixels are fewer than the crop of data.size='
-        f'{self.spec.size} (data.upscale=True enlarges small images)'
+        f'{width}x{height} pixels are fewer than data.{name}='
+        f'{self.spec.needed} asks for (data.upscale=True enlarges small images)'
       )
     example['example_id'] = np.int64(index)
     return example
@@ -108,6 +109,9 @@ class Transform:
     # Always three draws, so that no option changes what `prepare` draws.
     y, x, mirror = rng.random(3)
     flip = spec.flip and mirror < 0.5
+    # What the coin leaves of its number is uniform again. A child of `rng`
+    # would not do: grain's generators have the same ones at every example.
+    share = spec.min_crop + (1 - spec.min_crop) * (2 * mirror % 1)
     if 'latent' in example:  # ldm_jax/data/latents.py: both are there.
       example = dict(example)
       example['image'] = example.pop('latent')[int(flip)]
@@ -118,6 +122,8 @@ class Transform:
         place=(y, x) if spec.crop == 'random' else (0.5, 0.5),
         flip=flip,
         resample=spec.resample,
+        resize=spec.resize,
+        share=share,
       )
       example['image'] = images.to_float(example['image'])
     kept = {

@@ -1,6 +1,5 @@
 """The files that a user samples from: layouts, maps, images and masks."""
 
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -181,7 +180,7 @@ def conditions(
     raise UserError(
       f'{source!r} has {len(source)} examples; --num={num} is more.'
     )
-  spec = dataclasses.replace(spec, crop='center', flip=False)
+  spec = spec.centred()
   read, transform = Read(source, spec), Transform(_Both(prepare), spec)
   labels, arrays = [], []
   for index in range(first or 0, (first or 0) + num):
@@ -206,9 +205,12 @@ class _Both:
     self.prepare = prepare
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
+    shown = dict(example)
+    if 'boxes' in shown:
+      shown['boxes'] = images.in_crop(shown['boxes'], shown['crop'])
     labels = {
-      key: np.asarray(example[key]).tolist()
+      key: np.asarray(shown[key]).tolist()
       for key in self.prepare.needs
-      if np.ndim(example[key]) < 2 or key == 'boxes'  # No maps.
+      if np.ndim(shown[key]) < 2 or key == 'boxes'  # No maps.
     }
     return {'labels': labels, 'arrays': self.prepare(example, rng)}

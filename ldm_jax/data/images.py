@@ -188,13 +188,16 @@ def crop(
   place: tuple[float, float] = (0.5, 0.5),
   flip: bool = False,
   resample: str = 'lanczos',
+  resize: int = 0,
+  share: float = 1.0,
 ) -> dict:
   """The example with its image, and the labels that live on it, [size size].
 
   The shorter side becomes `size` and the longer one is cropped, as in the
-  release. Boxes are cut at the crop's edge and dropped (with their
-  `box_labels`) where nothing is left, and `crop` tells where it was, in the
-  whole image; `segmentation` and `mask` are resampled to the nearest pixel.
+  release; `resize` and `share` crop both. Boxes stay what they are in the whole
+  image, and those of which the crop shows nothing are dropped, with their
+  `box_labels`; `crop` tells where it was, and `in_crop` what it shows of them.
+  `segmentation` and `mask` are resampled to the nearest pixel.
 
   Args:
     example: 'image' uint8 [H W 3]; perhaps 'boxes' [N 4], 'box_labels' [N],
@@ -203,13 +206,16 @@ def crop(
     place: Where the crop lies along each axis (y, x), 0 to 1; 0.5 is centred.
     flip: Whether left and right are exchanged.
     resample: 'lanczos' or 'bicubic', antialiased.
+    resize: Pixels of the shorter side, `size` or more, of which the crop takes
+      `size`; 0 is `size`, and -1 is as many as there are.
+    share: Of what the crop would take of the shorter side.
   """
   image = example['image']
   height, width = image.shape[:2]
-  side = min(height, width)
+  side = max(1, int(share * _seen(min(height, width), size, resize)))
   top, left = (
-    int((extent - side) * share + 1e-6)
-    for extent, share in zip((height, width), place)
+    int((extent - side) * where + 1e-6)
+    for extent, where in zip((height, width), place)
   )
   result = dict(example)
   result['image'] = _resize(image, (left, top), side, size, RESAMPLE[resample])
@@ -219,19 +225,30 @@ def crop(
       classes = np.asarray(example[key], np.int32)
       result[key] = _resize(classes, (left, top), side, size, nearest)
   if 'boxes' in example:
-    # Corners in units of the crop.
     whole = np.float32([width, height, width, height])
     where = np.float32([left, top, left + side, top + side])
     result['crop'] = where / whole
-    corners = np.asarray(example['boxes'], np.float32).reshape(-1, 4)
-    corners = corners * whole
-    corners = (corners - np.float32([left, top, left, top])) / side
-    boxes = corners.clip(0, 1).astype(np.float32)
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes = np.asarray(example['boxes'], np.float32).reshape(-1, 4).clip(0, 1)
+    shown = in_crop(boxes, result['crop'])
+    kept = (shown[:, 2:] > shown[:, :2]).all(1)
     result['boxes'] = boxes[kept]
     if 'box_labels' in example:
       result['box_labels'] = np.asarray(example['box_labels'], np.int32)[kept]
   return _flip(result) if flip else result
+
+
+def in_crop(boxes: np.ndarray, crop: np.ndarray) -> np.ndarray:
+  """Boxes [N 4] of an image in shares of a crop [4] of it, cut at its edge."""
+  corner, extent = crop[:2], np.maximum(crop[2:] - crop[:2], 1e-6)
+  shares = (np.reshape(boxes, (-1, 2, 2)) - corner) / extent
+  return shares.clip(0, 1).reshape(-1, 4)
+
+
+def _seen(shorter: int, size: int, resize: int) -> int:
+  """How many of the shorter side's pixels become the crop's `size`."""
+  if resize > 0:
+    return round(shorter * size / resize)
+  return min(size, shorter) if resize else shorter
 
 
 def _resize(

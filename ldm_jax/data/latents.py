@@ -9,7 +9,6 @@ flips. An example is where it is in the source, so a run reads the same order
 with the cache and without; only the crop must be a fixed one.
 """
 
-import dataclasses
 import json
 import os
 
@@ -42,7 +41,11 @@ class Versions:
     example = self._read(index)
     crops = [
       images.crop(
-        example, self._spec.size, flip=flip, resample=self._spec.resample
+        example,
+        self._spec.size,
+        flip=flip,
+        resample=self._spec.resample,
+        resize=self._spec.resize,
       )['image']
       for flip in self._flips
     ]
@@ -78,11 +81,9 @@ def describe(source, spec: DataSpec, first_stage: str, shape) -> dict:
     shape: of an example's record.
   """
   check_crop(spec)
-  fields = dataclasses.asdict(spec)
-  data = {key: fields[key] for key in fields if key not in _FREE}
   return {
     'first_stage': first_stage,
-    'data': data,
+    'data': spec.told(_FREE),
     'examples': len(source),
     'shape': list(shape),
   }

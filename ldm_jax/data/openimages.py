@@ -17,7 +17,7 @@ from ldm_jax.data import boxed
 from ldm_jax.data.folder import check_folder
 from ldm_jax.types import UserError
 
-# As the layout experiments of the paper.
+# As taming's public configs of layouts; they keep groups, though.
 RULE = boxed.Filter(min_area=1e-4, min_boxes=2, max_boxes=30)
 
 _COLUMNS = ('ImageID', 'LabelName', 'XMin', 'YMin', 'XMax', 'YMax')

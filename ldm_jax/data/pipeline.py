@@ -6,7 +6,6 @@ count and process count only decide who reads it, so a run resumes from one
 integer, on any number of hosts.
 """
 
-import dataclasses
 import sys
 from collections.abc import Iterator
 
@@ -119,7 +118,7 @@ def eval_batches(
   count = min(limit or len(source), len(source))
   if not count:
     raise UserError(f'{source!r} has no images to evaluate on.')
-  spec = dataclasses.replace(spec, crop='center', flip=False)
+  spec = spec.centred()
   numbered = (
     grain.MapDataset.range(len(source))
     .map(Read(source, spec))

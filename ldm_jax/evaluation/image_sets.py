@@ -19,6 +19,8 @@ from ldm_jax.types import UserError
 
 # Images of a source without files whose pixels stand for all in its digest.
 _PROBES = 64
+# What of a DataSpec evaluation does not heed.
+_OF_TRAINING = ('crop', 'min_crop', 'flip', 'num_workers', 'max_bad')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +139,7 @@ def of_shards(found: shards.Shards) -> ImageSet:
 
 def of_source(source, spec: DataSpec, split: str) -> ImageSet:
   """A split of a run's data, cropped centrally and resized as in training."""
-  read = Read(source, dataclasses.replace(spec, crop='center', flip=False))
+  read = Read(source, spec.centred())
 
   def one(index):
     try:
@@ -148,13 +150,14 @@ def of_source(source, spec: DataSpec, split: str) -> ImageSet:
         'remove the image.'
       ) from error
     return images.crop(
-      {'image': example['image']}, spec.size, resample=spec.resample
+      {'image': example['image']},
+      spec.size,
+      resample=spec.resample,
+      resize=spec.resize,
     )['image']
 
   def digest():
-    about = dataclasses.asdict(spec) | {'split': split, 'count': len(source)}
-    for name in ('crop', 'flip', 'num_workers', 'max_bad'):  # Of training.
-      del about[name]
+    about = spec.told(_OF_TRAINING) | {'split': split, 'count': len(source)}
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     if hasattr(source, 'name') and os.path.isfile(source.name(0)):
       for index in range(len(source)):

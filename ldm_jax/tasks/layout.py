@@ -6,7 +6,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.data import inputs, panels
+from ldm_jax.data import images, inputs, panels
 from ldm_jax.data.box_tokens import WHOLE, BoxTokens
 from ldm_jax.tasks.tokens import TokenConditioner
 from ldm_jax.types import Batch, UserError
@@ -18,8 +18,8 @@ NO_LABEL = -1
 class Prepare:
   """Keeps the image and its boxes' tokens, in random order.
 
-  `num_classes` bounds the classes where it is set. `crop_tokens` ends the
-  tokens with the crop's corners.
+  `num_classes` bounds the classes where it is set. With `crop_tokens` whole
+  boxes are told, and then the crop's corners; without, what the crop shows.
   """
 
   vocab_size: int = 8192
@@ -36,9 +36,8 @@ class Prepare:
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
     boxes, labels = self._checked(example['boxes'], example['box_labels'])
     crop = np.asarray(example.get('crop', WHOLE), np.float64)
-    # Boxes are told in the whole image, of which the crop is shown.
-    corner, extent = crop[:2], crop[2:] - crop[:2]
-    boxes = (boxes.reshape(-1, 2, 2) * extent + corner).reshape(-1, 4)
+    if not self.crop_tokens:
+      boxes = images.in_crop(boxes, crop)
     # The first ones, as released; then in random order.
     count = min(len(labels), self.tokens.max_objects)
     order = rng.permutation(count)
@@ -74,10 +73,8 @@ class Prepare:
     """The boxes as the crop shows them: uint8 [B H W 3]."""
     pictures = []
     for tokens in arrays['tokens']:
-      boxes, labels, (x0, y0, x1, y1) = self.tokens.decode(tokens)
-      extent = np.maximum([x1 - x0, y1 - y0], 1e-6)
-      corners = (boxes.reshape(-1, 2, 2) - [x0, y0]) / extent
-      shown = corners.clip(0, 1).reshape(-1, 4)
+      boxes, labels, crop = self.tokens.decode(tokens)
+      shown = images.in_crop(boxes, crop)
       pictures.append(panels.boxes(shown, labels, size))
     return np.stack(pictures)
 
@@ -117,7 +114,8 @@ class Prepare:
     highest = (self.num_classes or self.tokens.pad) - 1
     if (labels > highest).any():
       raise UserError(
-        f'box_labels holds {labels.max()}; the classes are 0 to {highest}.'
+        f'box_labels holds {labels.max()}; the classes are 0 to {highest}'
+        ' (task.num_classes).'
       )
     return boxes, labels
 

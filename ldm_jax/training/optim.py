@@ -22,6 +22,8 @@ class OptimSpec:
       (accumulated batches x GPUs x batch size x base rate).
     schedule: what follows the warm-up: constant, cosine or linear.
     warmup_steps: the rate climbs linearly and reaches its peak at this step.
+    decay_steps: cosine and linear end at this step, and stay where they are; 0:
+      at the last one.
     final_fraction: where cosine and linear end, as a share of the peak.
     b1: decay of the first moment.
     b2: decay of the second moment.
@@ -36,6 +38,7 @@ class OptimSpec:
   scale_lr: bool = False
   schedule: str = 'constant'
   warmup_steps: int = 0
+  decay_steps: int = 0
   final_fraction: float = 0.0
   b1: float = 0.9
   b2: float = 0.999
@@ -50,6 +53,18 @@ class OptimSpec:
       self.schedule in SCHEDULES, 'schedule', self, f'one of {SCHEDULES}'
     )
     _require(self.warmup_steps >= 0, 'warmup_steps', self, '0 or more')
+    _require(
+      self.decay_steps == 0 or self.decay_steps > self.warmup_steps,
+      'decay_steps',
+      self,
+      f'above warmup_steps={self.warmup_steps}, or 0 (until the last step)',
+    )
+    _require(
+      self.decay_steps == 0 or self.schedule != 'constant',
+      'decay_steps',
+      self,
+      "0 with schedule='constant', which does not decay",
+    )
     _require(0 <= self.final_fraction <= 1, 'final_fraction', self, 'in [0, 1]')
     _require(0 <= self.b1 < 1, 'b1', self, 'in [0, 1)')
     _require(0 <= self.b2 < 1, 'b2', self, 'in [0, 1)')
@@ -77,7 +92,8 @@ def learning_rate(
       f'(num_steps={num_steps}). Lower one or raise the other.'
     )
   peak = spec.learning_rate * (batch_size if spec.scale_lr else 1)
-  decay_steps = max(num_steps - spec.warmup_steps, 1)
+  last = spec.decay_steps or num_steps
+  decay_steps = max(last - spec.warmup_steps, 1)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)

@@ -87,6 +87,11 @@ def test_an_image_smaller_than_the_crop_is_bad_unless_it_may_grow():
     read.one(0)
   larger = dataclasses.replace(SPEC, upscale=True)
   assert examples.Read(source, larger)(0)['example_id'] == 0
+  part = dataclasses.replace(SPEC, resize=9)
+  with pytest.raises(images.BadImage, match='9x8 .*data.resize=9'):
+    examples.Read(source, part).one(1)
+  stored = dataclasses.replace(SPEC, resize=-1)
+  assert examples.Read(source, stored)(0)['example_id'] == 1
 
 
 def crops_of(spec, count=200):
@@ -107,6 +112,29 @@ def test_random_crops_reach_every_place_and_flips_are_half():
   flipped = [row[0] > row[-1] for row in rows]
   assert 70 < sum(flipped) < 130
   assert {min(row) for row in rows} == set(range(16))
+
+
+def test_random_crops_show_every_share_of_the_shorter_side():
+  spec = dataclasses.replace(SPEC, crop='random', flip=True, min_crop=0.25)
+  shares = {True: [], False: []}
+  prepare = lambda example, rng: example
+  transform = examples.Transform(prepare, spec)
+  for seed in range(400):
+    example = {
+      'image': grey(0, 100, 100),
+      'boxes': np.float32([[0, 0, 1, 0.5], [0, 0.5, 1, 1]]),
+      'box_labels': np.int32([0, 1]),
+      'mask': np.broadcast_to(np.arange(100), (100, 100)),
+    }
+    made = transform(example, np.random.default_rng(seed))
+    x0, y0, x1, y1 = made['crop']
+    assert x1 - x0 == pytest.approx(y1 - y0)
+    flipped = made['mask'][0, 0] > made['mask'][0, -1]
+    shares[bool(flipped)].append(round(100 * (x1 - x0)))
+  for found in shares.values():  # Mirrored or not.
+    assert len(found) > 150
+    assert 25 <= min(found) < 28 and 96 < max(found) <= 100
+    assert np.mean(found) == pytest.approx(62.5, abs=5)
 
 
 def test_centre_crops_do_not_move():

@@ -137,6 +137,22 @@ def test_conditions_are_what_the_task_makes_of_a_source(
     np.testing.assert_array_equal(found[0][1][key][:2], found[1][1][key])
 
 
+def test_layouts_are_kept_as_the_crop_shows_them():
+  class Wide(list):
+    def __getitem__(self, index):
+      return {
+        'image': np.zeros((8, 16, 3), np.uint8),
+        'boxes': np.float32([[0, 0, 0.5, 1], [0.8, 0, 1, 1]]),
+        'box_labels': np.int32([1, 2]),
+      }
+
+  labels, _ = given.conditions(
+    Wide([0]), layout.Prepare(), DataSpec('folder', 8), 1
+  )
+  assert labels['boxes'] == [[[0, 0, 0.5, 1]]]
+  assert labels['box_labels'] == [[1]]
+
+
 def test_more_conditions_than_there_are():
   with pytest.raises(UserError, match='5 examples; --num=6'):
     source = scenes.Scenes(num_examples=5)

@@ -252,85 +252,7 @@ def test_float_and_back_is_exact():
   assert images.to_uint8(np.float32([-3, 3])).tolist() == [0, 255]
 
 
-# The crop.
-
-
-def labelled(height, width) -> dict:
-  """A bright box at pixels 10..20 x 4..12, known to every kind of label."""
-  image = np.zeros((height, width, 3), np.uint8)
-  classes = np.zeros((height, width), np.int32)
-  image[4:12, 10:20], classes[4:12, 10:20] = 255, 7
-  box = [10 / width, 4 / height, 20 / width, 12 / height]
-  return {
-    'image': image,
-    'segmentation': classes,
-    'boxes': np.float32([box, [0.9, 0.0, 1.0, 1.0]]),
-    'box_labels': np.int32([7, 9]),
-    'text': 'kept',
-  }
-
-
-@pytest.mark.parametrize('flip', [False, True])
-@pytest.mark.parametrize('size', [24, 48, 12])
-@pytest.mark.parametrize('place', [(0.5, 0.0), (0.5, 0.25)])
-def test_labels_follow_the_image(size, flip, place):
-  result = images.crop(labelled(24, 48), size, place=place, flip=flip)
-  assert result['image'].shape == (size, size, 3)
-  assert result['segmentation'].shape == (size, size)
-  assert result['text'] == 'kept'
-  assert result['box_labels'].tolist() == [7]  # The other box is outside.
-  x0, y0, x1, y1 = np.rint(result['boxes'][0] * size).astype(int)
-  inside = np.zeros((size, size), bool)
-  inside[y0:y1, x0:x1] = True
-  # Where the edges do not fall between pixels a border pixel may differ.
-  slack = 0 if size >= 24 else 8
-  assert (inside != (result['segmentation'] == 7)).sum() <= slack
-  bright = result['image'][..., 0] > 127
-  assert (inside != bright).sum() <= slack
-
-
-def test_a_box_is_cut_at_the_crop():
-  example = {
-    'image': np.zeros((10, 20, 3), np.uint8),
-    'boxes': np.float32([[0.0, 0.2, 0.5, 0.4]]),
-  }
-  result = images.crop(example, 10, place=(0.5, 0.5))  # Pixels 5 to 15.
-  np.testing.assert_allclose(result['boxes'], [[0, 0.2, 0.5, 0.4]], atol=1e-6)
-
-
-def test_the_crop_of_its_own_size_changes_nothing():
-  pixels = picture(16, 16)
-  result = images.crop({'image': pixels}, 16)
-  np.testing.assert_array_equal(result['image'], pixels)
-
-
-def test_places_reach_both_ends():
-  pixels = picture(8, 20)
-  crop = lambda x: images.crop({'image': pixels}, 8, place=(0.5, x))['image']
-  np.testing.assert_array_equal(crop(0.0), pixels[:, :8])
-  np.testing.assert_array_equal(crop(0.5), pixels[:, 6:14])
-  np.testing.assert_array_equal(crop(1.0), pixels[:, 12:])
-
-
-@pytest.mark.parametrize('resample', ['lanczos', 'bicubic'])
-def test_resize_then_crop_as_in_the_release(resample):
-  pixels = picture(48, 96)
-  method = images.RESAMPLE[resample]
-  whole = np.asarray(Image.fromarray(pixels).resize((48, 24), method))
-  result = images.crop({'image': pixels}, 24, resample=resample)['image']
-  difference = result.astype(int) - whole[:, 12:36]
-  assert np.abs(difference).max() <= 1
-
-
-@pytest.mark.parametrize('resample', ['lanczos', 'bicubic'])
-def test_a_fine_checkerboard_becomes_grey_not_moire(resample):
-  board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
-  image = np.stack([board] * 3, axis=-1)
-  result = images.crop({'image': image}, 16, resample=resample)['image']
-  assert np.abs(result.astype(int) - 127.5).max() < 12
-
-
-# Maps, masks and the crop's place.
+# Maps.
 
 
 def test_maps_keep_their_numbers_whatever_their_colours():
@@ -352,23 +274,3 @@ def test_photographs_are_no_maps():
   ):
     with pytest.raises(images.BadImage, match='class'):
       images.decode(content, as_map=True)
-
-
-@pytest.mark.parametrize('flip', [False, True])
-def test_the_crop_says_where_in_the_whole_image_it_was(flip):
-  example = {
-    'image': picture(32, 64),
-    'boxes': np.float32([[0.5, 0.25, 0.625, 0.5]]),
-    'box_labels': np.int32([3]),
-    'mask': np.arange(32 * 64).reshape(32, 64),
-  }
-  cropped = images.crop(example, 32, place=(0.5, 0.25), flip=flip)
-  box, (x0, y0, x1, y1) = cropped['boxes'][0], cropped['crop']
-  whole = [x0 + box[0] * (x1 - x0), y0 + box[1] * (y1 - y0)]
-  whole += [x0 + box[2] * (x1 - x0), y0 + box[3] * (y1 - y0)]
-  expected = [0.375, 0.25, 0.5, 0.5] if flip else [0.5, 0.25, 0.625, 0.5]
-  np.testing.assert_allclose(whole, expected, atol=1e-6)
-  columns = example['mask'][:, 8:40]
-  np.testing.assert_array_equal(
-    cropped['mask'], columns[:, ::-1] if flip else columns
-  )

@@ -1,11 +1,15 @@
 """Tests for ldm_jax.data.latents; what encodes them: tests/test_cache.py."""
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 
 from ldm_jax.data import latents, pipeline
+from ldm_jax.data.examples import Transform
+from ldm_jax.data.images import to_uint8
+from ldm_jax.data.scenes import Scenes
 from ldm_jax.data.spec import DataSpec
 from ldm_jax.types import UserError
 
@@ -33,6 +37,20 @@ def cached(folder, monkeypatch):
     ]
     latents.write_shard(path, rows)
   return latents.Latents(str(folder), about)
+
+
+def test_versions_are_what_training_would_crop():
+  spec = dataclasses.replace(SPEC, resize=48, upscale=True)
+  source = Scenes(num_examples=3)
+  _, found = latents.Versions(source, spec)(2)
+  images_of = Transform(lambda example, rng: example, spec)
+  seen = {
+    to_uint8(images_of(source[2], np.random.default_rng(i))['image']).tobytes()
+    for i in range(9)
+  }
+  assert seen == {version.tobytes() for version in found}
+  about = [latents.describe(source, s, '', ()) for s in (SPEC, spec)]
+  assert about[1]['data'] == about[0]['data'] | {'resize': 48, 'upscale': True}
 
 
 def keep(example, rng):

@@ -96,6 +96,14 @@ def test_batch_size_moves_nothing(batch_size):
   )
 
 
+def test_shares_of_the_shorter_side_are_the_examples_own():
+  spec = dataclasses.replace(SPEC, min_crop=0.25)
+  reference = joined(batches(15, spec=spec))
+  assert_same(joined(batches(20, spec=spec, batch_size=3)), reference)
+  rest = joined(batches(10, spec=spec, start=20))
+  assert_same(rest, {key: value[20:] for key, value in reference.items()})
+
+
 @pytest.mark.parametrize('start', [1, 22, 23, 30])
 def test_starting_at_k_is_skipping_k(start):
   count = (60 - start) // 2
@@ -163,11 +171,18 @@ def test_crops_and_flips_differ_between_epochs_and_can_be_off():
   assert len(flips(still)) == 1
 
 
-def test_options_do_not_change_what_prepare_draws():
-  still = dataclasses.replace(SPEC, crop='center', flip=False)
-  np.testing.assert_array_equal(
-    joined(batches(15, spec=still))['noise'], REFERENCE['noise']
-  )
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'crop': 'center', 'flip': False},
+    {'resize': 10, 'upscale': True},
+    {'min_crop': 0.5},
+  ],
+)
+def test_options_do_not_change_what_prepare_draws(change):
+  found = joined(batches(15, spec=dataclasses.replace(SPEC, **change)))
+  np.testing.assert_array_equal(found['noise'], REFERENCE['noise'])
+  assert (found['image'] != REFERENCE['image']).any()
 
 
 def test_text_stays_when_asked():
@@ -302,6 +317,15 @@ def test_evaluation_sees_each_once_in_order(process_count):
   assert data['example_id'].tolist() == [*range(23), -1]
   centre = images.crop(Numbers()[4], 8)['image']
   np.testing.assert_array_equal(images.to_uint8(data['image'][4]), centre)
+
+
+@pytest.mark.parametrize('change', [{'resize': 16}, {'min_crop': 0.5}])
+def test_evaluation_resizes_and_sees_all_that_a_crop_can_have(change):
+  spec = dataclasses.replace(SPEC, upscale=True, **change)
+  batch = next(pipeline.eval_batches(Numbers(), prepare, spec, batch_size=8))
+  resize = change.get('resize', 0)
+  centre = images.crop(Numbers()[4], 8, resize=resize)['image']
+  np.testing.assert_array_equal(images.to_uint8(batch['image'][4]), centre)
 
 
 def test_evaluation_stops_at_the_limit():

@@ -1,5 +1,7 @@
 """Images from folders, galleries, npz, shards and splits: the same pixels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -64,6 +66,18 @@ def test_a_split_is_cropped_as_for_training():
   assert found.digest() != other.digest()
   again = image_sets.of_source(Scenes(30, size=16), spec, 'train')
   assert found.digest() == again.digest()
+  # As evaluation sees it: resized, and never a share.
+  part = dataclasses.replace(spec, size=8, resize=16)
+  cut = image_sets.of_source(source, part, 'train')
+  np.testing.assert_array_equal(cut.read(5), found.read(5)[4:12, 4:12])
+  whole = image_sets.of_source(
+    source, dataclasses.replace(part, resize=0), 'train'
+  )
+  assert cut.digest() != whole.digest()
+  share = dataclasses.replace(spec, crop='random', min_crop=0.5)
+  same = image_sets.of_source(source, share, 'train')
+  np.testing.assert_array_equal(same.read(5), found.read(5))
+  assert same.digest() == found.digest()
 
 
 def test_what_holds_no_images(tmp_path):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax.data import images
 from ldm_jax.tasks.layout import Layout, Prepare
 from ldm_jax.types import UserError
 
@@ -50,15 +51,38 @@ def test_boxes_are_told_in_the_whole_image_of_a_crop():
   crop = np.float32([0.25, 0, 0.75, 1])
   example = {
     'image': 0,
-    'boxes': np.float32([[0, 0, 1, 1]]),
+    'boxes': np.float32([[0.1, 0.3, 0.5, 1]]),
     'box_labels': LABELS[:1],
     'crop': crop,
   }
   prepare = Prepare()
   tokens = prepare(example, np.random.default_rng(0))['tokens']
   boxes, _, found = prepare.tokens.decode(tokens)
-  np.testing.assert_allclose(boxes[0], crop, atol=0.5 / 89 + 1e-6)
+  np.testing.assert_allclose(boxes, example['boxes'], atol=0.5 / 89 + 1e-6)
   np.testing.assert_allclose(found, crop, atol=0.5 / 89 + 1e-6)
+  # Without the crop they are told as it cuts them.
+  prepare = Prepare(crop_tokens=False)
+  tokens = prepare(example, np.random.default_rng(0))['tokens']
+  boxes, _, _ = prepare.tokens.decode(tokens)
+  shown = [[0, 0.3, 0.5, 1]]
+  np.testing.assert_allclose(boxes, shown, atol=0.5 / 89 + 1e-6)
+
+
+@pytest.mark.parametrize('flip', [False, True])
+def test_a_crop_hides_boxes_and_cuts_none(flip):
+  example = {
+    'image': np.zeros((10, 20, 3), np.uint8),
+    'boxes': np.float32([[0, 0, 0.5, 1], [0.8, 0, 1, 1]]),
+    'box_labels': LABELS,
+  }
+  cropped = images.crop(example, 10, flip=flip)
+  prepare = Prepare()
+  tokens = prepare(cropped, np.random.default_rng(0))['tokens']
+  boxes, labels, crop = prepare.tokens.decode(tokens)
+  assert labels.tolist() == [5]
+  told = [[0.5, 0, 1, 1]] if flip else [[0, 0, 0.5, 1]]
+  np.testing.assert_allclose(boxes, told, atol=0.5 / 89 + 1e-6)
+  np.testing.assert_allclose(crop, [0.25, 0, 0.75, 1], atol=0.5 / 89 + 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +104,7 @@ def test_bad_layouts_are_one_clear_line(inputs, message):
 
 
 def test_the_number_of_classes_bounds_the_labels():
-  with pytest.raises(UserError, match='0 to 5'):
+  with pytest.raises(UserError, match='0 to 5 .task.num_classes'):
     Prepare(num_classes=6).arrays({'boxes': BOXES, 'box_labels': LABELS})
 
 

@@ -53,6 +53,15 @@ def test_decay_goes_from_peak_to_final(schedule, final):
   np.testing.assert_allclose(found[100], 2.0 * final, atol=1e-6)
 
 
+@pytest.mark.parametrize('schedule', ['cosine', 'linear'])
+def test_decay_may_end_before_the_run_and_stays_there(schedule):
+  spec = OptimSpec(1.0, schedule=schedule, warmup_steps=10, final_fraction=0.1)
+  short = rates(spec, num_steps=50)
+  found = rates(dataclasses.replace(spec, decay_steps=50), num_steps=100)
+  np.testing.assert_array_equal(found[:51], short)
+  np.testing.assert_allclose(found[50:], 0.1, rtol=1e-6)
+
+
 def test_the_first_step_is_the_rate_whatever_the_gradient():
   """Adam's first update is lr * sign(gradient)."""
   updates, _ = one_step(
@@ -114,6 +123,12 @@ def test_matches_adamw_as_published():
     ({'learning_rate': 0.0}, 'learning_rate=0.0.*above 0'),
     ({'schedule': 'cosin'}, "schedule='cosin'.*'cosine'"),
     ({'warmup_steps': -1}, 'warmup_steps=-1'),
+    ({'decay_steps': -1}, 'decay_steps=-1'),
+    (
+      {'decay_steps': 9, 'warmup_steps': 9, 'schedule': 'cosine'},
+      'decay_steps=9.*above warmup_steps=9',
+    ),
+    ({'decay_steps': 9}, "decay_steps=9.*schedule='constant'"),
     ({'final_fraction': 1.5}, 'final_fraction=1.5'),
     ({'b1': 1.0}, 'b1=1.0'),
     ({'b2': -0.1}, 'b2=-0.1'),
