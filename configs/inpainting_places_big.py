@@ -6,9 +6,9 @@
 
 LaMa protocol, 30k crops of 512: FID 2.40, LPIPS 0.142, after half an epoch
 more at 512 pixels FID 1.50, LPIPS 0.137 (Table 7). U-Net 387.25M. The released
-model is this one; its rate peaks at a tenth of 1e-6 per image and falls to a
-thousandth of that, over 50k steps. Batch and steps are not told; they are
-those of inpainting_places.
+model is this one; its rate peaks at a tenth of 1e-6 per image, falls to a
+thousandth of that until step 50k, and stays there. Batch and steps are not
+told; they are those of inpainting_places.
 """
 
 from configs import common
@@ -40,6 +40,7 @@ def get_config(variant: str = ''):
       scale_lr=True,
       schedule='cosine',
       warmup_steps=1000,
+      decay_steps=50_000,
       final_fraction=0.001,
     ),
     batch_size=128,

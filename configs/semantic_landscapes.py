@@ -6,8 +6,8 @@
 
 No figures are printed; see Fig. 9. U-Net 215.23M; only its middle block
 attends. Sec. 4.3.2 and the release have f = 4, Table 15 prints f = 8.
-":released" is semantic_synthesis256, with 8 heads; ":released512" was tuned on
-crops of 512.
+":released" is semantic_synthesis256, with 8 heads; ":released512" was tuned at
+a lower rate, on crops of 512 from images whose shorter side is 768.
 """
 
 from configs import common
@@ -36,5 +36,10 @@ def get_config(variant: str = ''):
     config,
     variant,
     released=dict(unet=dict(num_heads=8)),
-    released512=dict(unet=dict(num_heads=8), data=dict(size=512), batch_size=8),
+    released512=dict(
+      unet=dict(num_heads=8),
+      data=dict(size=512, resize=768),
+      optim=dict(learning_rate=8e-6),
+      batch_size=8,
+    ),
   )

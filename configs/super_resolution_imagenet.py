@@ -9,7 +9,8 @@
 166.3, PSNR 24.4, SSIM 0.69 (Table 5). Images under 256 pixels are left out.
 U-Net 113.62M, with the first stage the 169M of Table 15. That table prints no
 attention (":printed", 105.41M). ":released" is bsr_sr: heads of width 32, the
-light BSR degradation, trained on OpenImages.
+light BSR degradation, trained on OpenImages, on crops of half of the shorter
+side or more.
 """
 
 from configs import common
@@ -42,6 +43,6 @@ def get_config(variant: str = ''):
     released=dict(
       task=dict(degradation='bsr_light'),
       unet=dict(head_width=32, num_heads=None),
-      data=dict(source='folder'),
+      data=dict(source='folder', min_crop=0.5),
     ),
   )

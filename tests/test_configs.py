@@ -14,10 +14,13 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import config_dict
 
 from ldm_jax import build
+from ldm_jax.training import optim
+from ldm_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(
@@ -236,6 +239,45 @@ def test_model_to_the_parameter(name):
   assert found.get('conditioner', 0) == conditioner
   if first_stage in FIRST_STAGES:
     assert found['first_stage'] == FIRST_STAGES[first_stage]
+
+
+@pytest.mark.parametrize('name', TRAINED_FIRST_STAGES)
+def test_first_stages_train_with_the_betas_of_the_release_or_their_own(name):
+  # Ours were measured with others.
+  own = {'scenes_kl': 0.9, 'scenes_vq': 0.9, 'cifar10_kl': 0.5,
+         'imagenet64_kl': 0.5}  # fmt: skip
+  short = name.split('/')[-1]
+  expected = (own[short], 0.999) if short in own else (0.5, 0.9)
+  adam = get(name)['optim']
+  assert (adam['b1'], adam['b2']) == expected
+
+
+def test_released_recipes_crop_what_the_release_does():
+  # Shorter sides before crops of 256 and 512.
+  stages = dict.fromkeys(FIRST_STAGES, 384) | {'vq_f4': -1}
+  stages['vq_f4_noattn'] = -1
+  for name, resize in stages.items():
+    data = get(f'configs/first_stage/{name}')['data']
+    found = data['crop'], data['size'], data['resize']
+    assert found == ('random', 256, resize), name
+  large = get('configs/semantic_landscapes:released512')
+  assert large['data']['size'] == 512 and large['data']['resize'] == 768
+  assert large['optim']['learning_rate'] == 8e-6
+  small = get('configs/super_resolution_imagenet:released')['data']
+  assert (small['crop'], small['min_crop']) == ('random', 0.5)
+  for name, classes in (('layout_coco', 80), ('layout_openimages', 601)):
+    layout = get(f'configs/{name}')
+    assert layout['data']['crop'] == 'random' and layout['data']['flip']
+    prepare = build.parts(layout).prepare
+    with pytest.raises(UserError, match=f'5000; .* 0 to {classes - 1} '):
+      prepare.arrays({'boxes': [[0, 0, 1, 1]], 'box_labels': [5000]})
+
+
+def test_inpainting_decays_over_the_50_000_steps_of_the_release():
+  parts = build.parts(get('configs/inpainting_places_big'))
+  rate = optim.learning_rate(parts.optim, 360_000, 1)
+  multipliers = [rate(step) / 1e-6 for step in (1_000, 50_000, 359_999)]
+  np.testing.assert_allclose(multipliers, [0.1, 1e-4, 1e-4], rtol=1e-3)
 
 
 def test_every_model_of_the_table_is_a_file_and_no_file_is_missed():

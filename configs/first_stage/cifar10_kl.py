@@ -27,7 +27,11 @@ def get_config(variant: str = ''):
     loss=dict(perceptual_weight=0.0, disc_weight=0.0),
     data=dict(size=32, crop='center', eval_split='test', num_workers=0),
     optim=dict(
-      learning_rate=1e-3, scale_lr=False, schedule='cosine', warmup_steps=100
+      learning_rate=1e-3,
+      scale_lr=False,
+      schedule='cosine',
+      warmup_steps=100,
+      b2=0.999,
     ),
     batch_size=128,
     num_steps=5_000,

@@ -29,7 +29,11 @@ def get_config(variant: str = ''):
     loss=dict(perceptual_weight=0.0, disc_weight=0.0),
     data=dict(size=64, holdout=0.05),
     optim=dict(
-      learning_rate=5e-4, scale_lr=False, schedule='cosine', warmup_steps=100
+      learning_rate=5e-4,
+      scale_lr=False,
+      schedule='cosine',
+      warmup_steps=100,
+      b2=0.999,
     ),
     batch_size=64,
     num_steps=20_000,

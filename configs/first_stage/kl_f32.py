@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 2.04, R-IS 189.53, PSNR 22.27, PSIM 1.41,
 SSIM 0.61.
-Released as kl-f32: 103.88M parameters, and these losses at batch 6. The number
-of steps is not told; 500k is ours.
+Released as kl-f32: 103.88M parameters, and these losses at batch 6, on crops of
+images whose shorter side is 384. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -24,5 +24,5 @@ def get_model():
 
 
 def get_config(variant: str = ''):
-  config = common.first_stage(get_model(), batch_size=6)
+  config = common.first_stage(get_model(), data=dict(resize=384), batch_size=6)
   return common.select(config, variant)

@@ -23,5 +23,5 @@ def get_model():
 
 
 def get_config(variant: str = ''):
-  config = common.first_stage(get_model(), batch_size=6)
+  config = common.first_stage(get_model(), data=dict(resize=384), batch_size=6)
   return common.select(config, variant)

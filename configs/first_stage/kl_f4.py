@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 0.27, R-IS 227.57, PSNR 27.53, PSIM 0.55,
 SSIM 0.82.
-Released as kl-f4: 55.31M parameters, and these losses at batch 10. The number
-of steps is not told; 500k is ours.
+Released as kl-f4: 55.31M parameters, and these losses at batch 10, on crops of
+images whose shorter side is 384. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -23,5 +23,5 @@ def get_model():
 
 
 def get_config(variant: str = ''):
-  config = common.first_stage(get_model(), batch_size=10)
+  config = common.first_stage(get_model(), data=dict(resize=384), batch_size=10)
   return common.select(config, variant)

@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 0.90, R-IS 209.90, PSNR 24.19, PSIM 1.02,
 SSIM 0.69.
-Released as kl-f8: 83.65M parameters, and these losses at batch 4. The number
-of steps is not told; 500k is ours.
+Released as kl-f8: 83.65M parameters, and these losses at batch 4, on crops of
+images whose shorter side is 384. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -23,5 +23,5 @@ def get_model():
 
 
 def get_config(variant: str = ''):
-  config = common.first_stage(get_model(), batch_size=4)
+  config = common.first_stage(get_model(), data=dict(resize=384), batch_size=4)
   return common.select(config, variant)

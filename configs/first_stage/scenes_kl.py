@@ -34,6 +34,7 @@ def get_config(variant: str = ''):
       schedule='cosine',
       warmup_steps=50,
       b1=0.9,
+      b2=0.999,
       clip_norm=1.0,
     ),
     batch_size=16,

@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 5.15, R-IS 144.55, PSNR 20.83, PSIM 1.73,
 SSIM 0.54.
-Released as vq-f16: 69.59M parameters, and these losses at batch 14. The number
-of steps is not told; 500k is ours.
+Released as vq-f16: 69.59M parameters, and these losses at batch 14, on crops of
+images whose shorter side is 384. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -32,6 +32,7 @@ def get_config(variant: str = ''):
       disc_start=250_001,
       disc_layers=2,
     ),
+    data=dict(resize=384),
     batch_size=14,
   )
   return common.select(config, variant)

@@ -29,6 +29,7 @@ def get_config(variant: str = ''):
       disc_weight=0.75,
       disc_start=250_001,
     ),
+    data=dict(resize=384),
     batch_size=4,
   )
   return common.select(config, variant)

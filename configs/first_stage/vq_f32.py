@@ -31,6 +31,7 @@ def get_config(variant: str = ''):
       disc_start=250_001,
       disc_layers=2,
     ),
+    data=dict(resize=384),
     batch_size=14,
   )
   return common.select(config, variant)

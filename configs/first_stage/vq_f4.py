@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 0.58, R-IS 224.78, PSNR 27.43, PSIM 0.53,
 SSIM 0.82. 29 V100-days (Table 18).
-Released as vq-f4: 55.32M parameters, and these losses at batch 8. The number
-of steps is not told; 500k is ours.
+Released as vq-f4: 55.32M parameters, and these losses at batch 8, on crops of
+images as they are stored. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -30,6 +30,7 @@ def get_config(variant: str = ''):
       disc_weight=0.75,
       disc_start=0,
     ),
+    data=dict(resize=-1),
     batch_size=8,
   )
   return common.select(config, variant)

@@ -6,7 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 0.47, R-IS 223.81, PSNR 26.43, PSIM 0.62,
 SSIM 0.80.
-Not released. What the table leaves open is as in vq_f4 and vq_f8_n256.
+Not released. What the table leaves open is as in vq_f4 and vq_f8_n256, the
+crops as in the latter.
 """
 
 from configs import common
@@ -29,6 +30,7 @@ def get_config(variant: str = ''):
       disc_weight=0.75,
       disc_start=250_001,
     ),
+    data=dict(resize=384),
     batch_size=8,
   )
   return common.select(config, variant)

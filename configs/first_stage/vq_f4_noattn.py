@@ -7,8 +7,9 @@
 
 OpenImages to ImageNet-Val: R-FID 1.06, R-IS 221.94, PSNR 25.21, PSIM 0.72,
 SSIM 0.76.
-Released as vq-f4-noattn: 53.22M parameters, and these losses at batch 8. The
-number of steps is not told; 500k is ours.
+Released as vq-f4-noattn: 53.22M parameters, and these losses at batch 8, on
+crops of images as they are stored. The number of steps is not told; 500k is
+ours.
 
 Without attention, so that large images fit: used for inpainting.
 """
@@ -34,6 +35,7 @@ def get_config(variant: str = ''):
       disc_weight=0.75,
       disc_start=11,
     ),
+    data=dict(resize=-1),
     batch_size=8,
   )
   return common.select(config, variant)

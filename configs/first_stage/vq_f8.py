@@ -6,8 +6,8 @@
 
 OpenImages to ImageNet-Val: R-FID 1.14, R-IS 201.92, PSNR 23.07, PSIM 1.17,
 SSIM 0.65. 66 V100-days (Table 18).
-Released as vq-f8: 67.72M parameters, and these losses at batch 10. The number
-of steps is not told; 500k is ours.
+Released as vq-f8: 67.72M parameters, and these losses at batch 10, on crops of
+images whose shorter side is 384. The number of steps is not told; 500k is ours.
 """
 
 from configs import common
@@ -32,6 +32,7 @@ def get_config(variant: str = ''):
       disc_start=1,
       disc_layers=2,
     ),
+    data=dict(resize=384),
     batch_size=10,
   )
   return common.select(config, variant)

@@ -6,8 +6,9 @@
 
 OpenImages to ImageNet-Val: R-FID 1.49, R-IS 194.20, PSNR 22.35, PSIM 1.26,
 SSIM 0.62.
-Released as vq-f8-n256: 67.65M parameters, and these losses at batch 10. The
-number of steps is not told; 500k is ours.
+Released as vq-f8-n256: 67.65M parameters, and these losses at batch 10, on
+crops of images whose shorter side is 384. The number of steps is not told; 500k
+is ours.
 """
 
 from configs import common
@@ -31,6 +32,7 @@ def get_config(variant: str = ''):
       disc_weight=0.75,
       disc_start=250_001,
     ),
+    data=dict(resize=384),
     batch_size=10,
   )
   return common.select(config, variant)
