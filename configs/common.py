@@ -154,7 +154,9 @@ def make_task(name: str, **fields) -> dict:
     mask_first=False,
   )
   defaults = dict(
-    class_label={},
+    class_label=dict(
+      null_label=placeholder(bool),  # where null_prob is above 0
+    ),
     clip_text=clip,
     inpainting=masked,
     inpainting_clip_text=clip

@@ -107,7 +107,7 @@ def _diffusion_parts(top: TopLevel, dtype, shared) -> Parts:
       'schedule.zero_terminal_snr=True ends on noise alone, where '
       "loss.prediction='eps' finds no data; set it to 'v' or 'x0'."
     )
-  conditioner, prepare = task(top.task, dtype, top.null_prob or 0.0)
+  conditioner, prepare = task(top.task, dtype, top.null_prob)
   built = Parts(
     prepare=prepare,
     loss=loss,
@@ -179,7 +179,9 @@ def first_stage(section: Mapping[str, Any], dtype: Any = jnp.float32):
 
 
 def task(
-  section: Mapping[str, Any], dtype: Any = jnp.float32, null_prob: float = 0.0
+  section: Mapping[str, Any],
+  dtype: Any = jnp.float32,
+  null_prob: float | None = 0.0,
 ):
   """(conditioner, Prepare) of a config's `task` section.
 

@@ -194,6 +194,25 @@ class Parts:
         'condition to guide by; leave guidance at 1.'
       )
 
+  def check_null(self, wanted: str) -> None:
+    """Raises UserError where a class would be taken for the null.
+
+    Args:
+      wanted: what needs the null, in words.
+    """
+    if not self.has_null:
+      raise UserError(
+        f'{wanted}: this run has no null to guide by. All '
+        f'{self.prepare.num_classes} of its task.num_classes are classes '
+        '(task.null_label is False, or unset with null_prob=0). Leave guidance '
+        'at 1, or guide by a classifier (docs/guidance.md).'
+      )
+
+  @property
+  def has_null(self) -> bool:
+    """Whether a condition can be dropped: a table of classes may lack that."""
+    return getattr(self.prepare, 'has_null', True)
+
   def blank_batch(self, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros in the shapes of training."""
     side = self.data.size

@@ -127,6 +127,7 @@ class LatentDiffusionPipeline:
   def null_condition(self, batch: Mapping[str, Any]) -> Conditioning:
     """What it is told when the condition of such a batch is dropped."""
     self.parts.check_draws()
+    self.parts.check_null('null_condition')
     return self._null(self._weights, self._frozen, self._arrays(batch))
 
   def denoise(self, z_t: Array, t: Array, cond: Conditioning) -> Array:

@@ -161,6 +161,9 @@ def _mesh(parts: Parts) -> Mesh:
 
 
 def _run(parts: Parts, mesh: Mesh, source: Any, eval_source: Any) -> Run:
+  if parts.sampling is not None and parts.sampling.guidance != 1:
+    # Pictures are drawn hours after the start.
+    parts.check_null(f'sampling.guidance={parts.sampling.guidance}')
   gather = functools.partial(parallel.gather, mesh)
   training = build.training(parts, gather)
   rng = jax.random.key(parts.config.seed)

@@ -133,7 +133,7 @@ def _inputs(ldm, settings: Settings, size: tuple[int, int], batch_size: int):
   """(ShapeDtypeStructs by name, the same in words) of what goes in."""
   examples = {'number': np.int32(0), **_examples(ldm, size)}
   scalars = {'seed': np.uint32(0)}
-  if ldm.parts.prepare.blank(ldm.parts.data.size):
+  if ldm.parts.prepare.blank(ldm.parts.data.size) and ldm.parts.has_null:
     scalars['guidance'] = np.float32(settings.guidance)
   if settings.sampler == 'ddim':
     scalars['eta'] = np.float32(settings.eta)

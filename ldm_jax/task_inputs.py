@@ -56,11 +56,13 @@ def rows(parts: Parts, num: int, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_guidance(parts: Parts, guidance: float) -> None:
-  """Raises UserError where there is no condition that could guide.
+  """Raises UserError where no condition could guide, or none be dropped.
 
   Warns where the run states that it was never trained without one.
   """
   parts.check_guidance(guidance)
+  if guidance != 1:
+    parts.check_null(f'guidance={guidance}')
   if guidance != 1 and parts.config.null_prob == 0:
     logging.log_first_n(
       logging.WARNING,

@@ -212,6 +212,21 @@ def test_guidance_that_was_never_trained_is_warned_of(caplog):
   assert 'trained with null_prob=0' in caplog.text
 
 
+@pytest.mark.parametrize(
+  ('rows', 'run'), [(1000, {'null_prob': None}), (41, {'null_prob': 0.0})]
+)
+def test_classes_without_a_null_are_not_guided(rows, run):
+  """A class would be taken for it; so of imports, and of runs trained here."""
+  task = {'name': 'class_label', 'num_classes': rows, 'width': 16}
+  parts = build.parts({**tiny.diffusion(**run), 'task': task})
+  task_inputs.check_guidance(parts, 1.0)
+  with pytest.raises(UserError, match=f'guidance=3.0: .* All {rows} of its'):
+    task_inputs.check_guidance(parts, 3.0)
+  ldm = untrained.pipeline(task=task, null_prob=0.0)
+  with pytest.raises(UserError, match='null_condition: this run has no null'):
+    ldm.null_condition({'label': [0]})
+
+
 def test_latents_need_a_null_to_be_guided_and_settings_that_there_are(ldm):
   cond = ldm.condition({'text': PROMPTS})
   noise = np.zeros((4, *ldm.parts.latent_shape), np.float32)

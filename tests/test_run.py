@@ -32,6 +32,13 @@ def test_a_batch_that_devices_do_not_divide_names_what_would():
     opened(tiny.diffusion(batch_size=12, mesh={'data': 8}))
 
 
+def test_pictures_that_no_null_could_guide_are_refused_at_the_start():
+  config = tiny.diffusion(null_prob=0.0)
+  config['task'] = {'name': 'class_label', 'num_classes': 40, 'width': 16}
+  with pytest.raises(UserError, match='sampling.guidance=2.0: .* no null'):
+    opened(config)
+
+
 def test_an_empty_folder(tmp_path):
   data = {'source': 'folder', 'path': str(tmp_path)}
   with pytest.raises(UserError, match='No images'):

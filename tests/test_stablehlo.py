@@ -24,7 +24,7 @@ from ldm_jax.interop.imported import complete
 from ldm_jax.pipeline import LatentDiffusionPipeline
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
-from tests import tiny
+from tests import tiny, untrained
 from tests.interop import released
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -107,6 +107,19 @@ def test_the_script_of_the_docs_draws_the_same_images(workdir, tmp_path):
   assert '| tokens | int32 [batch, 16] |' in (tmp_path / 'art.md').read_text()
   with pytest.raises(UserError, match='there already'):
     exported(workdir, tmp_path / 'art', steps=3)
+
+
+def test_classes_without_a_null_take_no_guidance():
+  inputs = lambda rows, null: stablehlo._inputs(
+    untrained.pipeline(
+      task={'name': 'class_label', 'num_classes': rows, 'width': 16},
+      null_prob=null,
+    ),
+    Settings(2),
+    (32, 32),
+    1,
+  )[0]
+  assert {*inputs(41, 0.1)} - {*inputs(41, 0.0)} == {'guidance'}
 
 
 @pytest.mark.parametrize(

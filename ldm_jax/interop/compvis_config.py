@@ -8,7 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.interop import compvis_names, compvis_task, masked_image
+from ldm_jax.interop import (
+  compvis_names,
+  compvis_optim,
+  compvis_task,
+  masked_image,
+)
 from ldm_jax.interop.compvis_yaml import Section, shown
 from ldm_jax.types import UserError
 
@@ -22,8 +27,10 @@ FIRST_STAGES = {
   'IdentityFirstStage': 'identity',
 }
 SCHEDULES = ('linear', 'cosine', 'sqrt_linear', 'sqrt')
+# Where our exports say, beside `model`, what the release has no key for.
+OWN = 'ldm_jax'
 
-# Keys that change nothing in the networks.
+# Keys that change nothing in the networks; the scheduler is compvis_optim's.
 IGNORED = {
   'model': (
       'ckpt_path', 'clip_denoised', 'cond_stage_forward', 'cond_stage_key',
@@ -85,8 +92,8 @@ class Read:
   """What a YAML means here.
 
   `config` holds the sections that it decides: stage, first_stage, optim, loss,
-  data and, for diffusion, unet, task, schedule, scale_factor (0: it is in the
-  checkpoint). `notes` says what was left out.
+  data, num_steps where the rate falls and, for diffusion, unet, task, schedule,
+  scale_factor (0: it is in the checkpoint). `notes` says what was left out.
   """
 
   config: dict[str, Any]
@@ -106,24 +113,34 @@ def read(content: Mapping[str, Any], path: str = 'the config') -> Read:
   model = Section(content, path).section('model')
   target = model.target((*MODELS, HYBRID, *FIRST_STAGES))
   params = model.section('params')
-  rate = model.number('base_learning_rate', 1e-4)
+  training = compvis_optim.read(model, params)
   if target not in FIRST_STAGES:
-    return _latent_diffusion(params, rate, target == HYBRID)
+    null = _null_label(content, path)
+    return _latent_diffusion(params, training, target == HYBRID, null)
   config = {
     'stage': 'first_stage',
     'first_stage': first_stage(target, params),
     'loss': first_stage_loss(params),
-    # Adam with the release's betas, and its rule for the rate.
-    'optim': {
-      'learning_rate': rate, 'scale_lr': True, 'b1': 0.5, 'b2': 0.9,
-      'weight_decay': 0.0,
-    },
+    **training,
     'data': {'size': _resolution(params)},
-  }  # fmt: skip
+  }
+  # Adam with the release's betas.
+  config['optim'] |= {'b1': 0.5, 'b2': 0.9, 'weight_decay': 0.0}
   return Read(config, False, False, params.notes)
 
 
-def _latent_diffusion(params: Section, rate: float, hybrid: bool) -> Read:
+def _null_label(content: Mapping[str, Any], path: str) -> bool | None:
+  """Whether the last class is the null: said in our own exports alone."""
+  own = Section(content, path).section(OWN, optional=True)
+  return own.flag('null_label', False) if own.values else None
+
+
+def _latent_diffusion(
+  params: Section,
+  training: Mapping[str, Any],
+  hybrid: bool,
+  null: bool | None,
+) -> Read:
   known = (
       'beta_schedule', 'channels', 'concat_mode', 'cond_stage_config',
       'conditioning_key', 'cosine_s', 'first_stage_config', 'image_size',
@@ -142,7 +159,7 @@ def _latent_diffusion(params: Section, rate: float, hybrid: bool) -> Read:
     section['channels'] = channels
   network, in_channels, width = unet(params.section('unet_config'))
   f = 2 ** (len(section.get('multipliers', (1,))) - 1)
-  cond = compvis_task.task(params, width, hybrid)
+  cond = compvis_task.task(params, width, hybrid, null)
   if cond['name'] == 'super_resolution':
     cond['factor'] = f  # The small image has the latent's size.
   side = params.integer('image_size', 0) * f or _resolution(first_params)
@@ -169,7 +186,7 @@ def _latent_diffusion(params: Section, rate: float, hybrid: bool) -> Read:
       'learn_logvar': params.flag('learn_logvar', False),
       'logvar_init': params.number('logvar_init', 0.0),
     },
-    'optim': {'learning_rate': rate, 'scale_lr': True},
+    **training,
     'scale_factor': 0.0 if scale_by_std else params.number('scale_factor', 1.0),
     'data': {'size': side},
   }

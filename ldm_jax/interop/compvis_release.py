@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldm_jax.interop import compvis_names, masked_image
-from ldm_jax.interop.compvis_config import LOSS_KEYS
+from ldm_jax.interop.compvis_config import LOSS_KEYS, OWN
 from ldm_jax.types import UserError
 
 _AUTOENCODERS = 'ldm.models.autoencoder.'
@@ -82,8 +82,19 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
     target = 'LatentInpaintDiffusion' if key == 'hybrid' else target
   target = f'ldm.models.diffusion.ddpm.{target}'
   return {
-    'model': {'base_learning_rate': rate, 'target': target, 'params': params}
+    'model': {'base_learning_rate': rate, 'target': target, 'params': params},
+    **_own(config),
   }
+
+
+def _own(config: Mapping[str, Any]) -> dict[str, Any]:
+  """What the release has no key for; its programs read `model` alone."""
+  null = config['task'].get('null_label')
+  if null is None and config.get('null_prob') is not None:
+    null = config['null_prob'] > 0
+  if config['task']['name'] != 'class_label' or null is None:
+    return {}
+  return {OWN: {'null_label': null}}
 
 
 def _masked(task: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,20 @@ TEXTS = ('BERTEmbedder', 'FrozenCLIPEmbedder', 'TransformerEmbedder')
 CONDITIONERS = (*TEXTS, 'ClassEmbedder', 'Identity', 'SpatialRescaler')
 # Of a model that is told a masked image: its channels, by name and in order.
 HYBRID_KEYS = ('concat_keys', 'masked_image_key')
+# Rows of the released tables of classes, and whether the last is the null.
+_WITH_NULL = {1000: False, 1001: True}
 
 
-def task(params: Section, width: int, hybrid: bool) -> dict[str, Any]:
+def task(
+  params: Section, width: int, hybrid: bool, null_label: bool | None = None
+) -> dict[str, Any]:
   """The `task` section of a model's parameters.
 
   Args:
     params: the model's.
     width: of the U-Net's context.
     hybrid: whether a masked image is told beside the text.
+    null_label: whether the last of the classes is the null, if that is said.
   """
   key = params.values.get('conditioning_key')
   if key is None:  # The release's default.
@@ -49,12 +54,31 @@ def task(params: Section, width: int, hybrid: bool) -> dict[str, Any]:
   captions = ('caption', 'txt', 'text')
   caption = hybrid or params.values.get('cond_stage_key') in captions
   section = _context_encoder(target, values, width, caption)
+  if section['name'] == 'class_label':
+    if null_label is None:
+      null_label = _null_label(values, section['num_classes'])
+    section['null_label'] = null_label
   if section['width'] != width:
     raise UserError(
       f'{params.path}: the conditioner gives vectors of width '
       f'{section["width"]}, but context_dim={width} in the U-Net.'
     )
   return section | _masked(params, section['name']) if hybrid else section
+
+
+def _null_label(values: Section, rows: int) -> bool:
+  """Whether the last class is the null: of the release's own, by their count.
+
+  Its training drops no condition, so a config has no word for it.
+  """
+  if rows not in _WITH_NULL:
+    values.notes.append(
+      f'{values.place("n_classes")}={rows}: nothing says whether the last is '
+      'the null of guidance. All are taken for classes, and guidance is '
+      'refused; if it is the null, set task.null_label to true in the '
+      "workdir's config.json."
+    )
+  return _WITH_NULL.get(rows, False)
 
 
 def _masked(params: Section, text: str) -> dict[str, Any]:

@@ -4,9 +4,10 @@ A task is two things. Its Prepare (a dataclass; data workers run it) says what
 an example needs, makes it, turns a user's inputs into arrays, and shows a
 blank condition (its shapes, for initialisation). It may say the size of the
 images that inputs ask for (`size_of`), have the last word on drawn images
-(`finish`) and picture the condition beside them (`show`). Its conditioner (a
-Linen module) says what the U-Net is told, and what it is told when the
-condition is dropped. A config's `task` section holds the fields of both.
+(`finish`), picture the condition beside them (`show`) and say whether it can
+be dropped (`has_null`). Its conditioner (a Linen module) says what the U-Net is
+told, and what it is told when the condition is dropped. A config's `task`
+section holds the fields of both.
 """
 
 from typing import NamedTuple

@@ -9,19 +9,46 @@ import numpy as np
 
 from ldm_jax.types import Batch, Conditioning, UserError
 
+IMAGENET_AND_NULL = 1001
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
   """Keeps the image and its label.
 
-  `null_prob` is the run's: above 0, the last of the rows is no class.
+  `null_label` says whether the last of the rows is the null, and no class.
+  Unset, it is where the run's `null_prob` is above 0; and where that is None,
+  an import that says neither, where there are ImageNet's classes and one more.
   """
 
   num_classes: int
-  null_prob: float = 0.0
+  null_label: bool | None = None
+  null_prob: float | None = 0.0
 
   latent_is_enough = True  # of the image
   needs = ('label',)
+
+  def __post_init__(self):
+    if self.null_prob and not self.has_null:
+      raise UserError(
+        f'null_prob={self.null_prob} trains the null, and task.null_label='
+        'False says that there is none: set null_prob to 0, or leave '
+        'task.null_label out and make the last of task.num_classes the null.'
+      )
+
+  @property
+  def has_null(self) -> bool:
+    """Whether there is a null, which guidance needs."""
+    if self.null_label is not None:
+      return self.null_label
+    if self.null_prob is not None:
+      return self.null_prob > 0
+    return self.num_classes == IMAGENET_AND_NULL
+
+  @property
+  def num_labels(self) -> int:
+    """How many classes there are, without the null."""
+    return self.num_classes - self.has_null
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
     del rng
@@ -33,15 +60,15 @@ class Prepare:
     if 'label' not in inputs:
       raise UserError('This run is class-conditional: give a label.')
     label = np.asarray(inputs['label'], np.int32)
-    null = bool(self.null_prob)
-    classes = self.num_classes - null
+    classes = self.num_labels
     outside = label[(label < 0) | (label >= classes)]
     if outside.size:
-      last = ', the last row being the null of null_prob' if null else ''
+      last = ', the last row being the null' if self.has_null else ''
       raise UserError(
         f'label {outside.flat[0]} is outside 0 to {classes - 1} '
         f'(task.num_classes={self.num_classes}{last}); data with labels up to '
-        f'{outside.max()} needs task.num_classes={outside.max() + 1 + null}.'
+        f'{outside.max()} needs '
+        f'task.num_classes={outside.max() + 1 + self.has_null}.'
       )
     return {'label': label}
 
@@ -53,8 +80,8 @@ class Prepare:
 class ClassLabel(nn.Module):
   """label [B] -> context [B 1 width].
 
-  `num_classes` counts the table's rows. Where the condition is dropped in
-  training, the last row is the null: 1001 rows for ImageNet, null 1000.
+  `num_classes` counts the table's rows. Where there is a null (see Prepare),
+  it is the last row: 1001 rows for ImageNet, null 1000.
   """
 
   num_classes: int

@@ -16,7 +16,8 @@ MODEL_SECTIONS = ('stage', 'first_stage', 'task', 'unet', 'classifier')
 # Keys of theirs that neither shape weights nor say what they mean: how they
 # are computed and trained, and where a file lies.
 _FREE = {
-  'attention_backend', 'degradation', 'dropout', 'masks', 'remat', 'vocab_file',
+  'attention_backend', 'degradation', 'dropout', 'masks', 'null_label', 'remat',
+  'vocab_file',
 }  # fmt: skip
 # What a run writes over, or takes for its own, once it has begun.
 _WRITTEN = ('checkpoints', 'metrics.jsonl', 'quarantine.jsonl', 'samples')

@@ -99,7 +99,11 @@ def test_a_head_width_wins_over_a_number_of_heads():
     [
         (released.faces, {'name': 'unconditional'}),
         (released.imagenet_f8,
-         {'name': 'class_label', 'num_classes': 1000, 'width': 512}),
+         {'name': 'class_label', 'num_classes': 1000, 'width': 512,
+          'null_label': False}),
+        (released.imagenet_f4,
+         {'name': 'class_label', 'num_classes': 1001, 'width': 512,
+          'null_label': True}),
         (released.text,
          {'name': 'text', 'vocab_size': 30522, 'length': 77, 'width': 640,
           'depth': 32, 'dropout': 0.0}),
@@ -163,7 +167,7 @@ def test_what_training_alone_needs_is_noted_and_never_fatal():
 def test_keys_of_training_change_nothing():
   content = released.faces()
   content['model']['params'] |= {
-    'ckpt_path': '/somewhere', 'ignore_keys': [], 'scheduler_config': {'a': 1},
+    'ckpt_path': '/somewhere', 'ignore_keys': [],
     'num_timesteps_cond': 1, 'v_posterior': 0.0,
   }  # fmt: skip
   content['lightning'] = {'trainer': {'gpus': '0,'}}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ldm_jax.interop import compvis_config
+from ldm_jax.interop import compvis_config, compvis_release
 from ldm_jax.types import UserError
 from tests.interop import released
 
@@ -27,6 +27,34 @@ def test_keys_of_finetuning_change_nothing():
     'keep_finetune_dims': 4, 'c_concat_log_start': 1, 'c_concat_log_end': 5,
   }  # fmt: skip
   assert task(**keys) == task()
+
+
+def test_other_numbers_of_classes_are_noted_and_have_no_null():
+  content = released.imagenet_f4()
+  assert not compvis_config.read(content).notes
+  cond = content['model']['params']['cond_stage_config']
+  cond['params']['n_classes'] = 11
+  read = compvis_config.read(content)
+  assert read.config['task']['null_label'] is False
+  (note,) = read.notes
+  assert 'n_classes=11' in note and 'task.null_label' in note
+
+
+@pytest.mark.parametrize('null', [True, False])
+def test_our_exports_say_whether_the_last_class_is_the_null(null):
+  """By the task's own word, or by the share that training dropped."""
+  read = compvis_config.read(released.imagenet_f4())
+  told = {**read.config['task'], 'num_classes': 11, 'null_label': null}
+  trained = {**told, 'null_label': None}
+  for config in (
+    {**read.config, 'task': told},
+    {**read.config, 'task': trained, 'null_prob': 0.1 * null},
+  ):
+    content = compvis_release.write(config, {})
+    params = content['model']['params']['cond_stage_config']['params']
+    assert params.keys() == {'n_classes', 'embed_dim', 'key'}
+    again = compvis_config.read(content)
+    assert again.config['task'] == told and not again.notes
 
 
 COND = 'ldm.modules.encoders.modules.'

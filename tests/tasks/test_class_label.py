@@ -34,3 +34,29 @@ def test_the_nulls_row_is_no_class_where_the_condition_is_dropped():
   for label in (9, [3, 9]):
     with pytest.raises(UserError, match='0 to 8 .*needs task.num_classes=11'):
       Prepare(10, null_prob=0.1).arrays({'label': label})
+
+
+@pytest.mark.parametrize(
+  ('rows', 'null_label', 'null_prob', 'labels'),
+  [
+    (1000, False, None, 1000),  # Imports say so.
+    (1001, True, None, 1000),
+    (1000, None, None, 1000),  # Imports of before they did.
+    (1001, None, None, 1000),
+    (1001, None, 0.0, 1001),  # Runs trained here.
+    (1001, None, 0.1, 1000),
+    (1001, True, 0.0, 1000),
+  ],
+)
+def test_which_row_is_no_class(rows, null_label, null_prob, labels):
+  prepare = Prepare(rows, null_label, null_prob)
+  assert prepare.num_labels == labels
+  assert prepare.has_null == (labels < rows)
+  assert prepare.arrays({'label': labels - 1})['label'] == labels - 1
+  with pytest.raises(UserError, match=f'0 to {labels - 1} '):
+    prepare.arrays({'label': labels})
+
+
+def test_a_null_that_is_trained_cannot_be_none():
+  with pytest.raises(UserError, match=r'null_prob=0.1 .*task.null_label=False'):
+    Prepare(10, False, 0.1)
