@@ -196,7 +196,7 @@ def check_begin(parts: Parts) -> None:
   if parts.cached:
     latents.check_crop(parts.data)
   if config.init_from:
-    checkpoint.read_config(config.init_from)
+    same_model.check_start(config.init_from, dataclasses.asdict(config))
   has_weights = config.first_stage.get('name') != 'identity'
   if not parts.on_latents or not has_weights:
     return
@@ -269,6 +269,9 @@ def _read_warm(run: Run) -> dict[str, Any] | None:
     workdir, list(abstract), abstract_items=abstract
   )
   print(f'Starting from the weights of {workdir}.')
+  if run.parts.model is not None:
+    parts = run.parts
+    same_model.warn_of_another_target(workdir, parts.schedule, parts.loss)
   return items
 
 

@@ -7,8 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from absl import logging
+
 from ldm_jax import build, sections
 from ldm_jax.data import tokenize
+from ldm_jax.diffusion import schedule as schedules
+from ldm_jax.diffusion.loss import LossSpec
 from ldm_jax.models.classifier import NoisyClassifier
 from ldm_jax.models.unet import UNet
 from ldm_jax.tasks import TASKS
@@ -28,16 +33,64 @@ def check_workdir(folder: str, config: Mapping[str, Any]) -> None:
     )
 
 
+def check_start(folder: str, config: Mapping[str, Any]) -> None:
+  """Raises UserError unless a new run can start from the folder's weights.
+
+  Shapes do not tell whether it can: a number of heads, say, is in none. The
+  first stage may be another where the config takes it from elsewhere.
+  """
+  names = workdir.MODEL_SECTIONS
+  if config['stage'] == 'first_stage':
+    names = ('first_stage',)  # That of a diffusion run will do.
+  elif config.get('first_stage_from'):
+    names = [name for name in names if name != 'first_stage']
+  check(
+    folder,
+    config,
+    f'init_from={folder} holds another model than this config names: its '
+    'weights would mean something else here. Give the workdir of one like it, '
+    "or make this config's sections that one's.",
+    names,
+    networks_alone=True,
+  )
+
+
+def warn_of_another_target(
+  folder: str, schedule: schedules.Schedule, loss: LossSpec
+) -> None:
+  """Warns where a run learned of other noise levels, or to predict another."""
+  there = checkpoint.read_config(folder)
+  before = sections.construct('loss', LossSpec, there.get('loss', {}))
+  if before.prediction != loss.prediction:
+    logging.warning(
+      'init_from=%s was trained with loss.prediction=%r, and this run has %r: '
+      'its network must learn to predict something else.',
+      folder,
+      before.prediction,
+      loss.prediction,
+    )
+  levels = sections.call('schedule', schedules.make, there.get('schedule', {}))
+  if not np.array_equal(levels.alpha_bar, schedule.alpha_bar):
+    logging.warning(
+      'init_from=%s was trained with another schedule (%s): its network knows '
+      'other noise levels at the same timesteps.',
+      folder,
+      there.get('schedule') or 'the default',
+    )
+
+
 def check(
   folder: str,
   config: Mapping[str, Any],
   message: str,
   names: Sequence[str] = workdir.MODEL_SECTIONS,
+  networks_alone: bool = False,
 ) -> None:
   """Raises UserError(message), with the keys of `names` that differ.
 
   A key that a section lacks has its default, and a vocabulary is what stands in
-  it, not where it lies.
+  it, not where it lies. With `networks_alone`, data may be made ready for a
+  task in another way: of its keys the conditioner's count, and the vocabulary.
 
   Raises:
     UserError: they differ, or the folder is not the workdir of a run.
@@ -53,6 +106,8 @@ def check(
   if all(digests):
     for c, digest in zip(both, digests):
       c['task'] = {**c['task'], 'vocabulary': digest}
+  if networks_alone:
+    both = [{**c, 'task': _of_network(c.get('task', {}))} for c in both]
   workdir.compare(*both, message, names)
 
 
@@ -67,6 +122,14 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     elif values:
       found[name] = values
   return found
+
+
+def _of_network(task: Mapping[str, Any]) -> dict[str, Any]:
+  """The keys of a task that its conditioner takes, or that words become."""
+  known = {'name', 'vocabulary'}
+  if task.get('name') in TASKS:
+    known |= {*sections.fields_of(TASKS[task['name']].conditioner)}
+  return {k: v for k, v in task.items() if k in known}
 
 
 def _defaults(section: str, kind: Any) -> dict[str, Any]:

@@ -157,13 +157,44 @@ def test_a_run_starts_from_the_weights_of_another(weights):
   assert int(state.step) == 1
 
 
-def test_weights_of_another_architecture_are_refused(weights, monkeypatch):
-  workdir, _ = weights
-  # Before the first stage is run, or anything compiled.
-  monkeypatch.setattr(runs, '_start_first_stage', None)
-  run = opened(tiny.diffusion(init_from=str(workdir), unet={'channels': 32}))
-  with pytest.raises(UserError, match='ema/.*float32.*in this config'):
-    runs.begin(run)
+@pytest.mark.parametrize(
+  ('changes', 'differs'),
+  [
+    ({'unet': {'channels': 32}}, 'unet.channels: 16 there, 32 here'),
+    # Of the same shapes.
+    ({'unet': {'num_heads': 1}}, 'unet.num_heads: 2 there, 1 here'),
+    ({'first_stage': {'norm_groups': 8}}, 'first_stage.norm_groups: 4 there'),
+  ],
+)
+def test_weights_of_another_architecture_are_refused(weights, changes, differs):
+  config = {'init_from': str(weights[0]), 'first_stage_from': '', **changes}
+  with pytest.raises(UserError, match='init_from=.* another model') as error:
+    # Before the first stage is run, or anything compiled.
+    runs.check_begin(build.parts(tiny.diffusion(**config)))
+  assert f'  {differs}' in str(error.value)
+
+
+def test_a_run_starts_from_weights_whose_first_stage_it_takes_elsewhere(
+  weights,
+):
+  first_stage = {'norm_groups': 8, 'name': 'vq', 'num_codes': 16}
+  config = tiny.diffusion(
+    init_from=str(weights[0]),
+    first_stage=first_stage,
+    first_stage_from='random',
+  )
+  runs.check_begin(build.parts(config))
+
+
+def test_a_first_stage_begins_from_that_of_a_diffusion_run_and_not_back(
+  weights, tmp_path
+):
+  config = tiny.first_stage(init_from=str(weights[0]))
+  runs.check_begin(build.parts(config))
+  checkpoint.write_config(tmp_path, config)
+  config = tiny.diffusion(init_from=str(tmp_path))
+  with pytest.raises(UserError, match='stage: .first_stage. there, .diffusion'):
+    runs.check_begin(build.parts(config))
 
 
 def test_items_of_a_checkpoint_are_the_whole_state():

@@ -3,6 +3,8 @@
 import pytest
 
 from ldm_jax import same_model
+from ldm_jax.diffusion import schedule
+from ldm_jax.diffusion.loss import LossSpec
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 from tests import tiny
@@ -48,3 +50,48 @@ def test_a_config_of_another_tool_is_told(tmp_path):
   (tmp_path / 'config.json').write_text('{"architectures": ["Bert"]}')
   with pytest.raises(UserError, match='was not written by a run'):
     same_model.check_workdir(tmp_path, tiny.diffusion())
+
+
+@pytest.mark.parametrize(
+  ('task', 'others'),
+  [
+    ({'name': 'super_resolution'}, {'degradation': 'bsr'}),
+    ({'name': 'inpainting'}, {'masks': 'thick_256'}),
+    ({'name': 'semantic', 'num_classes': 9}, {'ignore_index': 0}),
+    (
+      {'name': 'class_label', 'num_classes': 9, 'width': 16},
+      {'null_label': True},
+    ),
+    ({'name': 'layout', 'width': 16, 'depth': 1}, {'num_classes': 40}),
+  ],
+)
+def test_a_run_starts_from_one_whose_data_is_made_otherwise(
+  tmp_path, task, others
+):
+  config = tiny.diffusion() | {'task': task}
+  checkpoint.write_config(tmp_path, config)
+  changed = {'task': {**task, **others}, 'null_prob': 0.0, 'dtype': 'bfloat16'}
+  same_model.check_start(tmp_path, config | changed)
+
+
+def test_a_run_starts_from_one_of_the_same_words_alone(tmp_path):
+  here, there = (tmp_path / name for name in ('here.txt', 'there.txt'))
+  here.write_text('[PAD]')
+  there.write_text('[UNK]')
+  config = tiny.diffusion(task={'vocab_file': str(there)})
+  checkpoint.write_config(tmp_path / 'run', config)
+  config = tiny.diffusion(task={'vocab_file': str(here)})
+  with pytest.raises(UserError, match='task.vocabulary'):
+    same_model.check_start(tmp_path / 'run', config)
+
+
+def test_what_a_network_was_trained_for_is_warned_of(tmp_path, caplog):
+  config = tiny.diffusion(loss={'prediction': 'v'}, schedule={'end': 0.012})
+  checkpoint.write_config(tmp_path, config)
+  warn = same_model.warn_of_another_target
+  with caplog.at_level('WARNING'):
+    warn(tmp_path, schedule.make(end=0.012), LossSpec(prediction='v'))
+    assert not caplog.records
+    warn(tmp_path, schedule.make(), LossSpec())
+  assert "loss.prediction='v', and this run has 'eps'" in caplog.text
+  assert "another schedule ({'end': 0.012})" in caplog.text
