@@ -14,6 +14,7 @@ mean. A killed evaluation, started again, goes on.
 from absl import flags
 
 from ldm_jax import cli, sampling_flags
+from ldm_jax.data import masks
 from ldm_jax.evaluation import protocols
 from ldm_jax.measuring import evaluate, sweep
 from ldm_jax.measuring.options import NAMES, Options
@@ -60,6 +61,12 @@ _NUM = cli.integer(
 _INPUTS = cli.string(
   'inputs', None, "Conditions: a split of the run's data, or 'balanced'."
 )
+_MASKS = cli.string(
+  'masks',
+  None,
+  'What an inpainting run fills in, in place of its own task.masks: '
+  f'{", ".join(masks.SETTINGS)}.',
+)
 _BATCH = cli.integer('batch_size', 50, 'Images at once.', lower_bound=1)
 _SEED = cli.integer('seed', 0, 'Decides all noise.')
 _SWEEP = {
@@ -94,6 +101,7 @@ def options_of_flags() -> Options:
     num=1000 if _NUM.value is None else _NUM.value,
     reference_num=_REFERENCE_NUM.value,
     inputs=_INPUTS.value or '',
+    masks=_MASKS.value or '',
     batch_size=_BATCH.value,
     inception=_INCEPTION.value or '',
     vgg=_VGG.value or '',

@@ -34,6 +34,9 @@ def test_flags_become_options():
     kid_subset_size=100,
     guidance=2.5,
   )
+  assert options.masks == ''
+  found = given(evaluate.options_of_flags, workdir='a', masks='thin_512')
+  assert found.masks == 'thin_512'
   assert options.metrics == ('fid', 'kid') and options.num == 1000
   assert options.protocol.name == 'adm'
   assert options.protocol.kid_subset_size == 100

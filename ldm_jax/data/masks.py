@@ -106,11 +106,11 @@ SETTINGS = {
 }
 
 
-def check(name: str) -> None:
-  """Raises UserError for a name that is not in SETTINGS."""
+def check(name: str, key: str = 'masks') -> None:
+  """Raises UserError for a name that is not in SETTINGS; `key` gave it."""
   if name not in SETTINGS:
     raise UserError(
-      f'masks={name!r} is unknown; allowed: {", ".join(SETTINGS)}.'
+      f'{key}={name!r} is unknown; allowed: {", ".join(SETTINGS)}.'
     )
 
 

@@ -121,6 +121,12 @@ def check_sets(
   others = [name for name in names if name not in pairs.NAMES]
   if others:
     raise UserError(f'--metrics={others[0]} needs --workdir, a run.')
+  if originals.left_out:
+    raise UserError(
+      f'{", ".join(names)} compare pairs, and of the references '
+      f'{originals.left_out} cannot be used, so that the others would stand '
+      f'beside the wrong samples. The first: {originals.why}'
+    )
   if originals.count != copies.count:
     raise UserError(
       f'{", ".join(names)} compare pairs, and there are {copies.count} samples '

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -23,6 +24,10 @@ _PROBES = 64
 _OF_TRAINING = ('crop', 'min_crop', 'flip', 'num_workers', 'max_bad')
 
 
+class Unusable(UserError):
+  """One image of a set cannot be used; the message names it and says why."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
   """Images by index.
@@ -30,14 +35,20 @@ class ImageSet:
   Attributes:
     name: what a report calls it.
     count: how many.
-    read: index -> uint8 [H W 3].
+    read: index -> uint8 [H W 3]; raises Unusable.
     digest: () -> what the pixels depend on, hashed.
+    stored: whether images are in files, of which some may be damaged.
+    left_out: how many cannot be used, and are not counted; see usable.py.
+    why: the first of those cannot.
   """
 
   name: str
   count: int
   read: Callable[[int], np.ndarray]
   digest: Callable[[], str]
+  stored: bool = False
+  left_out: int = 0
+  why: str = ''
 
   def first(self, count: int) -> 'ImageSet':
     """The first `count` images alone."""
@@ -106,7 +117,7 @@ def _of_files(name, root, files) -> ImageSet:
     try:
       return images.read(str(files[index]))
     except images.BadImage as error:
-      raise UserError(f'{files[index]}: {error}.') from error
+      raise Unusable(f'{files[index]}: {error}.') from error
 
   def digest():
     found = hashlib.sha256()
@@ -116,7 +127,7 @@ def _of_files(name, root, files) -> ImageSet:
         found.update(hashlib.file_digest(stream, 'sha256').digest())
     return found.hexdigest()
 
-  return ImageSet(str(name), len(files), read, digest)
+  return ImageSet(str(name), len(files), read, digest, stored=True)
 
 
 def _of_npz(path: pathlib.Path) -> ImageSet:
@@ -145,10 +156,7 @@ def of_source(source, spec: DataSpec, split: str) -> ImageSet:
     try:
       example = read.one(index)
     except images.BadImage as error:
-      raise UserError(
-        f'{read.name(index)}: {error}. A reference must be whole: repair or '
-        'remove the image.'
-      ) from error
+      raise Unusable(f'{read.name(index)}: {error}.') from error
     return images.crop(
       {'image': example['image']},
       spec.size,
@@ -156,6 +164,13 @@ def of_source(source, spec: DataSpec, split: str) -> ImageSet:
       resize=spec.resize,
     )['image']
 
+  def probe(index):
+    try:
+      return one(index).tobytes()
+    except Unusable as error:
+      return str(error).encode()
+
+  @functools.cache
   def digest():
     about = spec.told(_OF_TRAINING) | {'split': split, 'count': len(source)}
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
@@ -165,11 +180,12 @@ def of_source(source, spec: DataSpec, split: str) -> ImageSet:
           found.update(hashlib.file_digest(stream, 'sha256').digest())
     else:
       for index in np.linspace(0, len(source) - 1, _PROBES, dtype=int):
-        found.update(one(int(index)).tobytes())
+        found.update(probe(int(index)))
     return found.hexdigest()
 
   name = ' '.join(filter(None, (spec.source, spec.path, f'({split})')))
-  return ImageSet(name, len(source), one, digest)
+  stored = hasattr(source, 'name')
+  return ImageSet(name, len(source), one, digest, stored=stored)
 
 
 def cache_folder() -> str:

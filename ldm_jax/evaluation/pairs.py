@@ -1,5 +1,6 @@
 """Images against their reconstructions, pair by pair."""
 
+import functools
 from collections.abc import Callable, Collection, Iterable
 
 import jax
@@ -12,7 +13,7 @@ from ldm_jax.first_stage import lpips
 from ldm_jax.nn import conv
 from ldm_jax.types import Params
 
-NAMES = ('psnr', 'ssim', 'lpips')
+NAMES = ('psnr', 'ssim', 'ssim_zero', 'lpips')
 
 
 def compute(
@@ -28,6 +29,7 @@ def compute(
   functions: dict[str, Callable] = {
     'psnr': lambda x, y: reconstruction.psnr(x, y, 255),
     'ssim': ssim,
+    'ssim_zero': functools.partial(ssim, padding='zero'),  # LaMa's
     'lpips': _distance(lpips_params) if lpips_params is not None else None,
   }
   found: dict[str, list] = {name: [] for name in names}

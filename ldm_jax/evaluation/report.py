@@ -40,6 +40,7 @@ TITLES = {
   ),
   'psnr': ('PSNR, dB', 'higher'),
   'ssim': ('SSIM', 'higher'),
+  'ssim_zero': ('SSIM, zeros outside the image', 'higher'),
   'lpips': ('LPIPS (VGG, v0.1)', 'lower'),
   'pairs': ('Pairs compared', ''),
   'codebook_usage': ('Codebook, share in use', 'higher'),

@@ -71,7 +71,7 @@ def title(options: Options) -> str:
 
 def notes(session: Session, metrics: Mapping[str, float]) -> list[str]:
   """What a reader must know to compare the numbers."""
-  found = []
+  found = session.left_out
   if any(name.startswith('random_') for name in metrics):
     found.append(
       'The random-feature Fréchet distance is taken in a fixed random '
@@ -107,6 +107,8 @@ def about(session: Session) -> dict[str, Any]:
       'seed': options.seed,
       'conditions': session.conditions.split or 'none',
     }
+    if options.masks:
+      found['masks'] = options.masks
   for name in ('inception', 'random'):
     if name in opened:
       network = opened[name]

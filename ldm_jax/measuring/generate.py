@@ -28,10 +28,18 @@ class Conditions:
   Attributes:
     split: whose they are; '' where there are none.
     seed: of what a split's conditions are drawn with, and of the images.
+    masks: the setting that masks are drawn by; '' is the run's own.
   """
 
-  def __init__(self, ldm: LatentDiffusionPipeline, split: str, seed: int):
-    self._ldm, self.seed = ldm, seed
+  def __init__(
+    self,
+    ldm: LatentDiffusionPipeline,
+    split: str,
+    seed: int,
+    masks: str = '',
+  ):
+    self._ldm, self.seed, self.masks = ldm, seed, masks
+    self._prepare = _with_masks(ldm, masks) if masks else ldm.parts.prepare
     blank = ldm.parts.prepare.blank(ldm.parts.data.size)
     balanced = set(blank) == {'label'}
     self.split = split or (BALANCED if balanced else ldm.parts.data.eval_split)
@@ -54,15 +62,30 @@ class Conditions:
     if not self.split:
       return {}, {}
     if self.split == BALANCED:
-      config = self._ldm.config
-      # The last row of the table is the null, where there is one.
-      classes = config.task['num_classes'] - bool(config.null_prob)
+      classes = self._ldm.parts.prepare.num_labels
       labels = (first + np.arange(num)) % classes
       return {'label': labels.tolist()}, {'label': labels.astype(np.int32)}
     parts = self._ldm.parts
     return given.conditions(
-      self._source, parts.prepare, parts.data, num, self.seed, first
+      self._source, self._prepare, parts.data, num, self.seed, first
     )
+
+
+def _with_masks(ldm: LatentDiffusionPipeline, masks: str):
+  """The run's Prepare, drawing masks by another setting."""
+  parts = ldm.parts
+  if not hasattr(parts.prepare, 'masks'):
+    task = parts.config.task.get('name', 'none, of a first stage')
+    raise UserError(
+      f'--masks={masks} is for runs that inpaint; the task of this one is '
+      f'{task}.'
+    )
+  if parts.data.source == 'masks':
+    raise UserError(
+      f"--masks={masks}: the run's data (data.source='masks') has a mask for "
+      'each image, and none is drawn; leave --masks out.'
+    )
+  return dataclasses.replace(parts.prepare, masks=masks)
 
 
 def weights_digest(ldm: LatentDiffusionPipeline) -> str:
@@ -122,6 +145,7 @@ def draw(
     'inputs': conditions.split,
     'size': ldm.parts.data.size,
     'weights': weights_digest(ldm),
+    **({'masks': conditions.masks} if conditions.masks else {}),
   }
   create = functools.partial(Shards.create, folder, num, batch_size, about)
   shards = processes.by_first(create) or create(write=False)

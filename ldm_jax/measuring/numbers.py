@@ -31,6 +31,8 @@ _NEIGHBOURS_OF = 8
 def check(session: Session, *settings: Settings) -> None:
   """Opens all that the metrics take, so that nothing is drawn in vain.
 
+  Stored references are read through, where no earlier evaluation did.
+
   Args:
     session: of which nothing has been drawn.
     *settings: those that the run's samples will be drawn with.
@@ -48,13 +50,11 @@ def check(session: Session, *settings: Settings) -> None:
       )
     for one in settings:
       generate.batch(session.ldm, one, session.conditions, 0, 1)
+  if session.options.masks:
+    _ = session.conditions
   if jax.process_index():
     return  # The first process measures.
   _check_places(session)
-  for table, network_of in _tables(session):
-    _check_set(session, table, network_of)
-  if 'neighbours' in session.metrics:
-    _ = session.neighbour_network, session.reference
   if 'scene_accuracy' in session.metrics and session.captions is None:
     raise UserError(
       '--metrics=scene_accuracy needs a text run on scenes, or a gallery '
@@ -62,6 +62,11 @@ def check(session: Session, *settings: Settings) -> None:
     )
   if 'lpips' in asked:
     _ = session.lpips_params
+  # From here on images of references are read, which may take long.
+  for table, network_of in _tables(session):
+    _check_set(session, table, network_of)
+  if 'neighbours' in session.metrics:
+    _ = session.neighbour_network, session.reference
   if asked and of_run:
     first_stage_metrics.check_run(asked, session.num_codes)
     _ = session.originals, 'rfid' in asked and session.inception

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ldm_jax.data import masks
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import pairs, protocols, set_metrics
 from ldm_jax.types import UserError
@@ -29,6 +30,7 @@ class Options:
   num: int = 1000
   reference_num: int = 0  # 0: all
   inputs: str = ''
+  masks: str = ''
   batch_size: int = 50
   inception: str = ''
   vgg: str = ''
@@ -48,6 +50,13 @@ class Options:
         )
     if not self.workdir and not self.samples:
       raise UserError('Give --workdir, a run, or --samples, a folder.')
+    if self.masks:
+      masks.check(self.masks, '--masks')
+      if self.samples:
+        raise UserError(
+          f'--masks={self.masks} is what a run fills in, and --samples are '
+          'drawn already; give one of them.'
+        )
     if self.num < 1 or self.batch_size < 1 or self.reference_num < 0:
       raise UserError(
         f'--num={self.num}, --batch_size={self.batch_size}: at least 1.'

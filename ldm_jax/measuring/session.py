@@ -17,6 +17,7 @@ from ldm_jax.evaluation import (
   image_sets,
   inception,
   random_features,
+  usable,
   vgg,
 )
 from ldm_jax.evaluation.features import Network
@@ -138,7 +139,9 @@ class Session:
   @functools.cached_property
   def conditions(self) -> generate.Conditions:
     options = self.options
-    return generate.Conditions(self.ldm, options.inputs, options.seed)
+    return generate.Conditions(
+      self.ldm, options.inputs, options.seed, options.masks
+    )
 
   @functools.cached_property
   def samples(self) -> ImageSet:
@@ -166,21 +169,26 @@ class Session:
 
   @functools.cached_property
   def reference(self) -> ImageSet:
-    """A path's images, or a split of the run's data; by default its train."""
-    name = self.options.reference
+    """A path's images, or a split of the run's data; by default its train.
+
+    A path's must all be whole; of a split, data.max_bad may be left out.
+    """
+    name, num = self.options.reference, self.options.reference_num
     if name and pathlib.Path(name).exists():
       found = image_sets.open_path(name, '--reference')
-    elif self.options.workdir:
+      if self.options.samples:  # Nothing is drawn before they are read.
+        return found.first(num or found.count)
+      return self._usable(found, num, None)
+    if self.options.workdir:
       found = self.split(
         name or self.ldm.parts.data.train_split, '--reference', 'a path'
       )
-    else:
-      what = f'{name} does not exist' if name else 'missing'
-      raise UserError(
-        f'--reference is {what}; it takes a folder, an .npz, or with '
-        '--workdir a split of its data.'
-      )
-    return found.first(self.options.reference_num or found.count)
+      return self._usable(found, num, self.ldm.parts.data.max_bad)
+    what = f'{name} does not exist' if name else 'missing'
+    raise UserError(
+      f'--reference is {what}; it takes a folder, an .npz, or with '
+      '--workdir a split of its data.'
+    )
 
   def split(self, name: str, option: str, other: str = '') -> ImageSet:
     spec = self.ldm.parts.data
@@ -191,7 +199,21 @@ class Session:
   def originals(self) -> ImageSet:
     """What the run's first stage is to reconstruct."""
     split = self.options.inputs or self.ldm.parts.data.eval_split
-    return self.split(split, '--inputs').first(self.options.num)
+    found = self.split(split, '--inputs')
+    return self._usable(found, self.options.num, self.ldm.parts.data.max_bad)
+
+  def _usable(self, found: ImageSet, num: int, share) -> ImageSet:
+    """The first `num` (0: all) that are no damaged files; see usable.py."""
+    num = num or found.count
+    if not found.stored:
+      return found.first(num)
+    return usable.usable(found, num, share, self.cache, self.say)
+
+  @property
+  def left_out(self) -> list[str]:
+    """What the sets that were opened lack, in sentences."""
+    opened = [self.__dict__.get(name) for name in ('reference', 'originals')]
+    return [usable.sentence(s) for s in opened if s is not None and s.left_out]
 
   @functools.cached_property
   def captions(self) -> list[str] | None:

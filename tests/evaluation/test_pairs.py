@@ -13,12 +13,15 @@ Y = np.clip(X + RNG.normal(0, 9, X.shape), 0, 255).astype(np.uint8)
 
 def test_means_over_uneven_batches():
   batches = [(X[:3], Y[:3]), (X[3:], Y[3:])]
-  found = pairs.compute(('psnr', 'ssim'), batches)
+  found = pairs.compute(('psnr', 'ssim', 'ssim_zero'), batches)
   assert found['pairs'] == 5
   np.testing.assert_allclose(
     found['psnr'], reconstruction.psnr(X, Y, 255).mean()
   )
   np.testing.assert_allclose(found['ssim'], ssim.ssim(X, Y).mean(), rtol=1e-6)
+  padded = ssim.ssim(X, Y, padding='zero').mean()
+  np.testing.assert_allclose(found['ssim_zero'], padded, rtol=1e-6)
+  assert found['ssim_zero'] != found['ssim']
 
 
 class Farthest:

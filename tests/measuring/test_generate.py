@@ -1,5 +1,6 @@
 """Generation goes on after a kill: the same images, each once."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,7 +10,9 @@ import ldm_jax
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation.shards import Shards
 from ldm_jax.measuring import generate
+from ldm_jax.tasks import class_label
 from ldm_jax.types import UserError
+from tests import untrained
 from tests.coordinator import Coordinator, join
 
 SETTINGS = Settings(steps=2, guidance=2.0, eta=0.5)
@@ -110,14 +113,50 @@ def test_balanced_classes_leave_out_the_null(ldm):
       class data:
         size, eval_split = 32, 'validation'
 
-      class prepare:
-        blank = staticmethod(lambda size: {'label': 0})
-
-    class config:
-      task, null_prob = {'num_classes': 4}, 0.1
+      prepare = class_label.Prepare(4, null_label=True)
 
   conditions = generate.Conditions(Classes, '', 0)
   told, arrays = conditions.of(2, 5)
   assert told['label'] == arrays['label'].tolist() == [2, 0, 1, 2, 0]
   with pytest.raises(UserError, match='balanced'):
     generate.Conditions(ldm, 'balanced', 0)
+
+
+@pytest.fixture(scope='module')
+def inpainting():
+  return untrained.pipeline(
+    task={'name': 'inpainting'}, unet={'attention': 'self'}
+  )
+
+
+def test_masks_of_an_evaluation_are_those_that_it_names(inpainting, tmp_path):
+  masks = lambda *name: generate.Conditions(inpainting, '', 0, *name).of(0, 4)[
+    1
+  ]['mask']
+  own, thin = masks(), masks('thin_256')
+  assert (own != thin).any() and thin.mean((1, 2, 3)).max() <= 0.5
+  np.testing.assert_array_equal(own, masks('lama_256'))
+  draw = lambda *name: generate.draw(
+    inpainting,
+    str(tmp_path / 'samples'),
+    2,
+    Settings(1),
+    generate.Conditions(inpainting, '', 0, *name),
+    2,
+    lambda text: None,
+  )
+  shards, _ = draw('thin_256')
+  assert shards.about['masks'] == 'thin_256'
+  for others, was in ((('thick_256',), 'is .thick_256'), ((), 'is None')):
+    with pytest.raises(UserError, match=f"masks was 'thin_256' and {was}"):
+      draw(*others)
+
+
+def test_masks_are_refused_where_none_are_drawn(ldm, inpainting):
+  with pytest.raises(UserError, match='--masks=thin_256 .* this one is text'):
+    generate.Conditions(ldm, '', 0, 'thin_256')
+  stored = copy.copy(inpainting)
+  data = dataclasses.replace(inpainting.parts.data, source='masks')
+  stored.parts = dataclasses.replace(inpainting.parts, data=data)
+  with pytest.raises(UserError, match='a mask for each image'):
+    generate.Conditions(stored, '', 0, 'thin_256')

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import inception, npz, random_features
-from ldm_jax.measuring import numbers
+from ldm_jax.measuring import evaluate, numbers
 from ldm_jax.measuring.options import Options
 from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
+from tests import untrained
 
 RNG = np.random.default_rng(0)
 
@@ -45,6 +47,13 @@ def test_what_is_missing_is_found_before_anything_is_drawn(
     numbers.check(found, Settings(2))
 
 
+def test_masks_are_of_a_run_that_inpaints(vq_run, text_run):
+  for run, task in ((text_run, 'text'), (vq_run, 'none, of a first stage')):
+    found = opened(workdir=str(run), masks='thick_256')
+    with pytest.raises(UserError, match=f'the task of this one is {task}'):
+      numbers.check(found, Settings(2))
+
+
 @pytest.mark.parametrize('option', ['out', 'cache', 'save_npz'])
 def test_a_place_that_cannot_be_written_is_found_before_too(
   text_run, option, tmp_path
@@ -59,6 +68,54 @@ def test_a_place_that_cannot_be_written_is_found_before_too(
 def test_what_is_possible_passes(text_run, vq_run):
   numbers.check(opened(workdir=str(text_run)), Settings(2))
   numbers.check(opened(workdir=str(vq_run)), Settings(2))
+
+
+def stored(tmp_path, max_bad, **options):
+  """The session of a run whose data is eight photos, one of them cut off."""
+  photos = tmp_path / 'photos'
+  photos.mkdir(exist_ok=True)
+  for i in range(8):
+    pixels = RNG.integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(photos / f'{i}.png')
+  (photos / '5.png').write_bytes((photos / '5.png').read_bytes()[:900])
+  data = {'source': 'folder', 'path': str(photos), 'max_bad': max_bad}
+  found = opened(
+    workdir=str(tmp_path), cache=str(tmp_path / 'cache'), **options
+  )
+  # In place of a checkpoint.
+  found._run = 0, untrained.unconditional(data=data | {'num_examples': 0})
+  return found
+
+
+def test_damaged_references_are_left_out_before_anything_is_drawn(tmp_path):
+  found = stored(tmp_path, 0.2)
+  numbers.check(found, Settings(2))
+  assert (found.reference.count, found.reference.left_out) == (7, 1)
+  (note,) = evaluate.notes(found, {})
+  assert '1 of 8 images' in note and '5.png' in note
+  assert evaluate.about(found)['reference']['count'] == 7
+  with pytest.raises(UserError, match='over the 1.0% of data.max_bad.*5.png'):
+    numbers.check(stored(tmp_path, 0.01), Settings(2))
+
+
+def test_a_folder_of_references_must_be_whole(tmp_path):
+  found = stored(tmp_path, 0.2, reference=str(tmp_path / 'photos'))
+  with pytest.raises(UserError, match='5.png'):
+    numbers.check(found, Settings(2))
+
+
+def test_pairs_are_refused_where_one_side_lacks_images(tmp_path):
+  found = stored(
+    tmp_path,
+    0.2,
+    metrics=('psnr',),
+    samples=str(tmp_path / 'samples'),
+  )
+  (tmp_path / 'samples').mkdir()
+  for i in range(7):
+    Image.new('RGB', (32, 32)).save(tmp_path / 'samples' / f'{i}.png')
+  with pytest.raises(UserError, match='psnr compare pairs.* 1 cannot be used'):
+    numbers.check(found, Settings(2))
 
 
 def test_a_reference_npz_speaks_for_itself(tmp_path):

@@ -15,6 +15,8 @@ from ldm_jax.types import UserError
     ),
     ({}, '--workdir, a run, or --samples'),
     ({'samples': 'x', 'num': 0}, '--num=0'),
+    ({'workdir': 'x', 'masks': 'thick'}, "--masks='thick' .* thick_256"),
+    ({'samples': 'x', 'masks': 'thick_256'}, '--masks=.* drawn already'),
   ],
 )
 def test_options_are_checked_before_anything_is_opened(options, message):
