@@ -74,3 +74,13 @@ def test_a_gradient_has_a_gradient():
   np.testing.assert_allclose(
     slope(group_norm), slope(defined), rtol=1e-3, atol=1e-4
   )
+
+
+def test_no_accelerator_rounds_what_statistics_are_summed_of():
+  """By default TPUs multiply float32 in bfloat16, and NVIDIA's GPUs in TF32."""
+  x, scale, bias, weight = given((2, 4, 4, 12))
+  loss = lambda x: jnp.sum(weight * group_norm(x, scale, bias, 4, 1e-5))
+  program = str(jax.make_jaxpr(jax.value_and_grad(loss))(x))
+  dots = program.count('dot_general[')
+  assert dots == 2
+  assert program.count('Precision.HIGHEST, Precision.HIGHEST') == dots
