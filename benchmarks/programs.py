@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.nn import attention, conv
+from ldm_jax.nn import backends, conv
 
 
 class Program:
@@ -67,7 +67,7 @@ def versions() -> dict[str, Any]:
 def attention_backend(width: int, dtype: Any) -> str:
   """What `attend` chooses here for 1,024 positions and heads of this width."""
   shape = (1, 1024, 8, width)
-  backend, why = attention._choose(
-    jax.default_backend(), jnp.dtype(dtype), shape, shape
+  backend, why = backends.choose(
+    backends.here(), jnp.dtype(dtype), shape, shape
   )
   return f'{backend}: {why}'

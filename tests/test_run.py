@@ -1,15 +1,22 @@
 """Opening a run: what is refused before anything is compiled."""
 
+import functools
+import types
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import train
-from ldm_jax import build
+from ldm_jax import build, dry_run
 from ldm_jax import run as runs
+from ldm_jax.diffusion.sampling import image_keys
+from ldm_jax.diffusion.settings import Settings
 from ldm_jax.evaluation import image_sets
-from ldm_jax.training import checkpoint
+from ldm_jax.nn import backends, conv
+from ldm_jax.programs import Programs
+from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import UserError
 from tests import tiny
 
@@ -204,3 +211,43 @@ def test_items_of_a_checkpoint_are_the_whole_state():
   assert set(items) == {'model', 'ema', 'first_stage', 'train'}
   again = run.training.from_items(items)
   assert jax.tree.structure(again) == jax.tree.structure(state)
+
+
+def test_its_programs_can_be_made_for_several_tpus(monkeypatch):
+  """Whose attention is a kernel, which JAX refuses to divide by itself."""
+  monkeypatch.setattr(backends, 'here', lambda: backends.Device('tpu'))
+  monkeypatch.setattr(parallel, 'MIN_SHARDED_ELEMENTS', 16)
+  config = tiny.diffusion(
+    mesh={'data': 4, 'fsdp': 2},
+    data={'size': 128},
+    unet={'attention_levels': (0,), 'remat': True},
+    dtype='bfloat16',
+  )
+  run = runs.without_data(build.parts(config))
+  kernels = lambda program, *args, **kwargs: (
+    program.trace(*args, **kwargs)
+    .lower(lowering_platforms=('tpu',))
+    .as_text()
+    .count('tpu_custom_call(')
+  )
+  step = run.step
+  run.step = types.SimpleNamespace(lower=functools.partial(kernels, step))
+  assert dry_run.lower_step(run) > 0
+  # Of no use to the parameters, and left out.
+  init = jax.jit(run.training.init, out_shardings=run.shardings)
+  assert kernels(init, run.rng) == 0
+
+  sample = conv.jit(Programs(run.parts).sample, static_argnames='shape')
+  state, split = run.abstract_state, parallel.batch_sharding(run.mesh)
+  scale = jax.device_put(np.float32(1), parallel.replicated(run.mesh))
+  batch = run.parts.blank_batch(8)
+  batch.pop('image')
+  assert kernels(
+    sample,
+    {**state.params, 'unet': state.ema},
+    {'first_stage': run.abstract_first_stage, 'scale_factor': scale},
+    Settings(steps=2, guidance=2.0).plan(run.parts.schedule, pixels=False),
+    parallel.place_keys(image_keys(0, 0, 8), split),
+    parallel.to_global(run.mesh, batch),
+    shape=run.parts.sampled_shape(128, 128),
+  )

@@ -1,16 +1,17 @@
 """Attention, behind one door."""
 
 import functools
+import logging
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from absl import logging
+from jax.sharding import AbstractMesh, PartitionSpec
 
-from ldm_jax.nn import by_heads, target
+from ldm_jax.nn import backends, by_heads, target
 from ldm_jax.nn.layers import Dense, Dtype, GroupNorm
-from ldm_jax.types import Array, UserError
+from ldm_jax.types import Array
 
 # Most logits at once, 1 GiB; queries beyond are walked in parts, as images of
 # a megapixel need.
@@ -20,7 +21,7 @@ _TABLE_ELEMENTS = 2**28
 # more leave its caches between the two products.
 _HEAD_ELEMENTS = 2**19
 
-BACKENDS = ('xla', 'cudnn', 'tpu_flash')
+_logger = logging.getLogger(__name__)
 
 
 def attend(
@@ -33,49 +34,36 @@ def attend(
   """softmax(q k^T / sqrt(D)) v: q [B N H D], k and v [B L H D] -> [B N H D].
 
   The softmax is float32. `backend` None picks one by device, type and shape,
-  and logs the choice once; 'xla', 'cudnn' and 'tpu_flash' force it. `causal`:
+  and logs each choice once; 'xla', 'cudnn' and 'tpu_flash' force it. `causal`:
   query n sees the keys 0 to n alone.
 
   Raises:
-    UserError: an unknown backend, or one that cannot run these shapes.
+    UserError: an unknown backend, or one that cannot run this here.
   """
+  if backend is not None:
+    backends.check_name(backend)
+  if k.shape[1] == 1:
+    # Softmax over one key is 1: q and k have no say, and no gradient.
+    return jnp.broadcast_to(v, (*q.shape[:3], v.shape[-1]))
+  device, about = backends.here(), (q.dtype, q.shape, k.shape)
   if backend is None:
-    backend, why = _choose(jax.default_backend(), q.dtype, q.shape, k.shape)
-    _log_once(backend, why)
-  if backend == 'xla':
-    return _attend_xla(q, k, v, causal)
+    backend, why = backends.choose(device, *about)
+    if device.has_choice:
+      _log_once(backend, why)
+  else:
+    backends.check(backend, device, *about)
   if backend == 'cudnn':
     return jax.nn.dot_product_attention(
       q, k, v, is_causal=causal, implementation='cudnn'
     )
   if backend == 'tpu_flash':
     return _attend_tpu(q, k, v, causal)
-  raise UserError(
-    f'attention_backend={backend!r} is unknown; allowed: '
-    f'{", ".join(BACKENDS)}, or unset to choose by device.'
-  )
-
-
-def _choose(platform, dtype, q_shape, k_shape) -> tuple[str, str]:
-  """The backend for a device and shape, and the reason in words."""
-  queries, width = q_shape[1], q_shape[3]
-  keys = k_shape[1]
-  if platform == 'gpu':
-    if dtype not in (jnp.bfloat16, jnp.float16):
-      return 'xla', f'cuDNN flash attention does not take {dtype}'
-    if width % 8 or width > 128:
-      return 'xla', f'cuDNN flash attention does not take head width {width}'
-    return 'cudnn', f'{dtype}, head width {width}'
-  if platform == 'tpu':
-    if queries % 128 or keys % 128 or queries < 512:
-      return 'xla', f'{queries}x{keys} is too short or uneven for blocks'
-    return 'tpu_flash', f'{queries}x{keys} fills the blocks'
-  return 'xla', f'the only one on {platform}'
+  return _attend_xla(q, k, v, causal)
 
 
 @functools.cache
 def _log_once(backend: str, why: str):
-  logging.info('Attention runs on %s: %s.', backend, why)
+  _logger.info('Attention runs on %s: %s.', backend, why)
 
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
@@ -135,17 +123,56 @@ def _attend_whole(q: Array, k: Array, v: Array, causal: bool) -> Array:
 
 
 def _attend_tpu(q: Array, k: Array, v: Array, causal: bool) -> Array:
+  """Pallas' flash attention; over several devices, of each one's images.
+
+  The compiler divides no kernel, and says so in an error, so the division is
+  written out, over the mesh that the arrays came with.
+  """
   from jax.experimental.pallas.ops.tpu import flash_attention
 
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # [B N H D] <-> [B H N D]
-  out = flash_attention.flash_attention(
-    heads_first(q),
-    heads_first(k),
-    heads_first(v),
-    causal=causal,
-    sm_scale=q.shape[-1] ** -0.5,
-  )
-  return heads_first(out)
+
+  def attend(q, k, v):
+    out = flash_attention.flash_attention(
+      heads_first(q),
+      heads_first(k),
+      heads_first(v),
+      causal=causal,
+      sm_scale=q.shape[-1] ** -0.5,
+    )
+    return heads_first(out)
+
+  mesh = _mesh_of(q, k, v)
+  if mesh is None:
+    return attend(q, k, v)
+  images = PartitionSpec(_dividing(mesh, q.shape[0]))
+  # The kernel's outputs do not say over which axes they vary, so that JAX
+  # cannot check it.
+  return jax.shard_map(
+    attend, mesh=mesh, in_specs=images, out_specs=images, check_vma=False
+  )(q, k, v)
+
+
+def _mesh_of(*arrays: Array) -> AbstractMesh | None:
+  """The devices that a program runs on; None where that is one.
+
+  They are those of `jax.set_mesh`, or those that its arguments lie on, as JAX's
+  types keep them. What is made of constants alone has none, but q, k and v are
+  made with weights.
+  """
+  named = [jax.typeof(x).sharding.mesh for x in arrays]
+  for mesh in (jax.sharding.get_abstract_mesh(), *named):
+    if mesh.size > 1:
+      return mesh
+  return None
+
+
+def _dividing(mesh: AbstractMesh, count: int) -> tuple[str, ...]:
+  """The first axes of a mesh that divide a count; none: all on each device."""
+  axes = mesh.axis_names
+  while count % math.prod(mesh.shape[axis] for axis in axes):
+    axes = axes[:-1]
+  return axes
 
 
 def split_heads(x: Array, num_heads: int) -> Array:

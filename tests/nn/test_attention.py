@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding, PartitionSpec
 
-from ldm_jax.nn import attention
+from ldm_jax.nn import attention, backends
+from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 
 
@@ -50,25 +53,6 @@ def test_heads_do_not_mix():
     one = slice(i, i + 1)
     alone = attention.attend(q[:, :, one], k[:, :, one], v[:, :, one])
     np.testing.assert_allclose(y[:, :, one], alone, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ('platform', 'dtype', 'queries', 'width', 'expected'),
-  [
-    ('cpu', jnp.bfloat16, 4096, 64, 'xla'),
-    ('gpu', jnp.bfloat16, 4096, 64, 'cudnn'),
-    ('gpu', jnp.float32, 4096, 64, 'xla'),
-    ('gpu', jnp.bfloat16, 4096, 160, 'xla'),
-    ('gpu', jnp.bfloat16, 4096, 12, 'xla'),
-    ('tpu', jnp.bfloat16, 4096, 64, 'tpu_flash'),
-    ('tpu', jnp.bfloat16, 256, 64, 'xla'),
-    ('tpu', jnp.bfloat16, 1000, 64, 'xla'),
-  ],
-)
-def test_the_backend_by_device(platform, dtype, queries, width, expected):
-  shape = (2, queries, 8, width)
-  backend, why = attention._choose(platform, jnp.dtype(dtype), shape, shape)
-  assert backend == expected and why
 
 
 def test_an_unknown_backend_is_named():
@@ -190,3 +174,138 @@ def test_only_large_heads_on_a_cpu_are_walked(monkeypatch):
   assert not by_heads(256, 14)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
   assert not by_heads(1024, 14)
+
+
+@pytest.mark.parametrize('backend', [None, *backends.BACKENDS])
+def test_over_one_key_all_queries_get_its_value(backend):
+  q, k, v = qkv(keys=1)
+  attend = lambda q, k, v: attention.attend(q, k, v, backend)
+  np.testing.assert_array_equal(attend(q, k, v), np.repeat(v, 7, axis=1))
+  weights = jax.random.normal(jax.random.key(1), q.shape)
+  loss = lambda attend: lambda *given: jnp.sum(weights * attend(*given))
+  dq, dk, dv = jax.grad(loss(attend), (0, 1, 2))(q, k, v)
+  assert not dq.any() and not dk.any()
+  whole = lambda q, k, v: attention._attend_whole(q, k, v, False)
+  expected = jax.grad(loss(whole), 2)(q, k, v)
+  np.testing.assert_allclose(dv, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('backend', ['cudnn', 'tpu_flash'])
+def test_a_backend_that_is_not_for_this_device_is_a_mistake(backend):
+  says = f"='{backend}' cannot run here: .* this is a CPU"
+  with pytest.raises(UserError, match=says):
+    attention.attend(*qkv(), backend=backend)
+
+
+def test_a_choice_is_told_once_and_only_where_there_is_one(monkeypatch, caplog):
+  attention._log_once.cache_clear()
+  caplog.set_level('INFO')
+  attention.attend(*qkv())
+  assert not caplog.records
+  as_on_tpu(monkeypatch)
+  for _ in range(2):
+    attention.attend(*qkv())
+  (record,) = caplog.records
+  assert 'Attention runs on xla: the flash kernel' in record.getMessage()
+
+
+# A TPU's programs, as far as they can be made without one. JAX refuses to lower
+# a kernel that the compiler would have to divide among devices.
+
+
+def as_on_tpu(monkeypatch):
+  monkeypatch.setattr(backends, 'here', lambda: backends.Device('tpu'))
+
+
+def for_tpu(function, *args) -> str:
+  traced = jax.jit(function).trace(*args)
+  return traced.lower(lowering_platforms=('tpu',)).as_text()
+
+
+def on_mesh(batch, spec):
+  """Abstract q, k and v on 4 x 2 devices."""
+  split = NamedSharding(parallel.make_mesh(data=4, fsdp=2), spec)
+  shape = batch, 256, 3, 64
+  return [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=split)] * 3
+
+
+def squared(q, k, v):
+  y = attention.attend(q, k, v, 'tpu_flash')
+  return jnp.sum(jnp.square(y.astype(jnp.float32)))
+
+
+@pytest.mark.parametrize(
+  ('batch', 'spec', 'each'),
+  [
+    (16, PartitionSpec(parallel.AXES), 2),
+    (12, PartitionSpec('data'), 3),  # Four devices divide it, eight do not.
+    (3, PartitionSpec(), 3),
+    (8, PartitionSpec(), 1),
+  ],
+)
+def test_the_tpu_kernel_gets_each_device_s_images(
+  monkeypatch, batch, spec, each
+):
+  as_on_tpu(monkeypatch)
+  qkv = on_mesh(batch, spec)
+  for function, kernels in ((squared, 1), (jax.grad(squared, (0, 1, 2)), 3)):
+    calls = [
+      line
+      for line in for_tpu(function, *qkv).splitlines()
+      if '@tpu_custom_call(' in line
+    ]
+    assert len(calls) == kernels
+    assert all(f'tensor<{each}x3x256x64xbf16>' in line for line in calls)
+
+
+@pytest.mark.parametrize('width', [8, 40, 128, 256])
+def test_the_tpu_kernel_takes_these_widths_on_one_device(monkeypatch, width):
+  as_on_tpu(monkeypatch)
+  x = jax.ShapeDtypeStruct((2, 256, 3, width), jnp.bfloat16)
+  assert 'tpu_custom_call' in for_tpu(jax.grad(squared, (0, 1, 2)), x, x, x)
+
+
+def test_the_tpu_kernel_is_divided_over_a_mesh_that_is_set(monkeypatch):
+  as_on_tpu(monkeypatch)
+  x = jax.ShapeDtypeStruct((16, 256, 3, 64), jnp.bfloat16)
+  with jax.set_mesh(parallel.make_mesh(data=4, fsdp=2)):
+    assert 'tensor<2x3x256x64xbf16>' in for_tpu(squared, x, x, x)
+
+
+def test_the_tpu_kernel_is_divided_in_loops_and_when_made_again(monkeypatch):
+  as_on_tpu(monkeypatch)
+
+  def looped(q, k, v):
+    one = jax.checkpoint(lambda x: attention.attend(x, k, v, 'tpu_flash'))
+    more = lambda x, _: (one(x), None)
+    x, _ = jax.lax.scan(more, q, None, length=2)
+    halves = jnp.stack(jnp.split(x, 2))
+    halves = jax.lax.map(lambda half: squared(half, half, half), halves)
+    return jnp.sum(halves)
+
+  given = on_mesh(16, PartitionSpec(parallel.AXES))
+  assert 'tpu_custom_call' in for_tpu(jax.grad(looped), *given)
+
+
+@pytest.mark.parametrize('batch', [8, 4, 3])
+def test_divided_among_devices_it_gives_what_xla_gives(monkeypatch, batch):
+  """Pallas' kernel as JAX interprets it on a CPU, forward and backward."""
+  as_on_tpu(monkeypatch)
+  mesh = parallel.make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+  spec = PartitionSpec(parallel.AXES if batch == 8 else None)
+  split = NamedSharding(mesh, spec)
+  draw = lambda i: jax.random.normal(jax.random.key(i), (batch, 128, 1, 8))
+  given = [jax.device_put(draw(i), split) for i in range(3)]
+
+  def run(backend):
+    def loss(q, k, v):
+      y = attention.attend(q, k, v, backend)
+      return jnp.sum(jnp.sin(y)), y
+
+    return jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*given)
+
+  expected = run('xla')
+  with pltpu.force_tpu_interpret_mode():
+    found = run('tpu_flash')
+  same = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4)
+  jax.tree.map(same, found, expected)
