@@ -4,12 +4,14 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Callable
 
 import jax
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 
 from ldm_jax import command
 from ldm_jax.types import UserError
@@ -37,8 +39,10 @@ def run(main: Callable[[], int | None]):
 
   def computing():
     if not flags.FLAGS['verbosity'].present:
-      # Orbax tells each save in twenty lines.
-      logging.set_verbosity(logging.WARNING)
+      # Orbax tells each save in twenty lines; what this package says is for
+      # whoever started it.
+      absl_logging.set_verbosity(absl_logging.WARNING)
+      logging.getLogger('ldm_jax').setLevel(logging.INFO)
     _keep_memory()
     _cache_programs()
     return main()

@@ -72,3 +72,30 @@ def test_memory_that_a_program_freed_is_there_for_its_next_call():
   done = run('-c', FAULTS)
   assert done.returncode == 0, done.stderr
   assert int(done.stdout) < 3000
+
+
+# As train.py around its work, without TensorFlow, where attention has a choice.
+SAYS = """
+import sys, jax
+from absl import logging
+from ldm_jax import cli
+from ldm_jax.nn import attention, backends
+from ldm_jax.training import metrics, text_log
+def main():
+  sys.modules['tensorflow'] = None
+  backends.here = lambda: backends.Device('tpu')
+  x = jax.numpy.ones((1, 8, 1, 8))
+  with text_log.TextLog({workdir!r}), metrics.Writer({workdir!r}):
+    logging.info('as orbax does')
+    attention.attend(x, x, x)
+cli.run(main)
+"""
+
+
+def test_what_is_chosen_and_missing_is_told_and_kept(tmp_path):
+  done = run('-c', SAYS.format(workdir=str(tmp_path)))
+  assert done.returncode == 0, done.stderr
+  for told in (done.stderr, (tmp_path / 'log.txt').read_text()):
+    assert 'Attention runs on xla: the flash kernel takes' in told
+    assert 'No TensorBoard files: ' in told
+    assert 'as orbax does' not in told

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -12,11 +13,12 @@ from typing import Any, TextIO
 
 import jax
 import numpy as np
-from absl import logging
 from PIL import Image
 
 from ldm_jax import whole
 from ldm_jax.training import text_log
+
+_logger = logging.getLogger(__name__)
 
 
 class Writer:
@@ -240,7 +242,7 @@ def _open_tensorboard(workdir):
     import tensorflow as tf
     from clu import metric_writers
   except ImportError as error:
-    logging.info(
+    _logger.info(
       'No TensorBoard files: %s (metrics.jsonl has every scalar). '
       'For TensorBoard: pip install tensorflow clu.',
       error,
