@@ -213,14 +213,15 @@ def test_guidance_that_was_never_trained_is_warned_of(caplog):
 
 
 @pytest.mark.parametrize(
-  ('rows', 'run'), [(1000, {'null_prob': None}), (41, {'null_prob': 0.0})]
+  ('said', 'run'),
+  [({'null_label': False}, {'null_prob': None}), ({}, {'null_prob': 0.0})],
 )
-def test_classes_without_a_null_are_not_guided(rows, run):
+def test_classes_without_a_null_are_not_guided(said, run):
   """A class would be taken for it; so of imports, and of runs trained here."""
-  task = {'name': 'class_label', 'num_classes': rows, 'width': 16}
+  task = {'name': 'class_label', 'num_classes': 41, 'width': 16, **said}
   parts = build.parts({**tiny.diffusion(**run), 'task': task})
   task_inputs.check_guidance(parts, 1.0)
-  with pytest.raises(UserError, match=f'guidance=3.0: .* All {rows} of its'):
+  with pytest.raises(UserError, match='guidance=3.0: .* All 41 of its'):
     task_inputs.check_guidance(parts, 3.0)
   ldm = untrained.pipeline(task=task, null_prob=0.0)
   with pytest.raises(UserError, match='null_condition: this run has no null'):

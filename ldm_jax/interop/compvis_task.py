@@ -66,7 +66,7 @@ def task(
   return section | _masked(params, section['name']) if hybrid else section
 
 
-def _null_label(values: Section, rows: int) -> bool:
+def _null_label(values: Section, rows: int) -> bool | None:
   """Whether the last class is the null: of the release's own, by their count.
 
   Its training drops no condition, so a config has no word for it.
@@ -74,11 +74,11 @@ def _null_label(values: Section, rows: int) -> bool:
   if rows not in _WITH_NULL:
     values.notes.append(
       f'{values.place("n_classes")}={rows}: nothing says whether the last is '
-      'the null of guidance. All are taken for classes, and guidance is '
-      'refused; if it is the null, set task.null_label to true in the '
-      "workdir's config.json."
+      'the null. Guidance takes it for that, as the release does, and it may '
+      "be drawn as a class too; task.null_label in the workdir's config.json "
+      'says which it is, true or false.'
     )
-  return _WITH_NULL.get(rows, False)
+  return _WITH_NULL.get(rows)
 
 
 def _masked(params: Section, text: str) -> dict[str, Any]:

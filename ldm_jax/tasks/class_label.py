@@ -17,8 +17,9 @@ class Prepare:
   """Keeps the image and its label.
 
   `null_label` says whether the last of the rows is the null, and no class.
-  Unset, it is where the run's `null_prob` is above 0; and where that is None,
-  an import that says neither, where there are ImageNet's classes and one more.
+  Unset, it is where the run's `null_prob` is above 0. Where that is None, an
+  import that says neither, guidance takes the last for the null, as the release
+  does, and it may be drawn unless it comes after ImageNet's classes.
   """
 
   num_classes: int
@@ -38,17 +39,23 @@ class Prepare:
 
   @property
   def has_null(self) -> bool:
-    """Whether there is a null, which guidance needs."""
-    if self.null_label is not None:
-      return self.null_label
-    if self.null_prob is not None:
-      return self.null_prob > 0
-    return self.num_classes == IMAGENET_AND_NULL
+    """Whether there is, or may be, a null, which guidance needs."""
+    return self._said is not False
 
   @property
   def num_labels(self) -> int:
-    """How many classes there are, without the null."""
-    return self.num_classes - self.has_null
+    """How many classes there are, without what is known to be the null."""
+    of_imagenet = self.num_classes == IMAGENET_AND_NULL
+    return self.num_classes - (
+      of_imagenet if self._said is None else self._said
+    )
+
+  @property
+  def _said(self) -> bool | None:
+    """Whether the last row is the null; None where nobody says."""
+    if self.null_label is None and self.null_prob is not None:
+      return self.null_prob > 0
+    return self.null_label
 
   def __call__(self, example: dict, rng: np.random.Generator) -> dict:
     del rng
@@ -63,12 +70,13 @@ class Prepare:
     classes = self.num_labels
     outside = label[(label < 0) | (label >= classes)]
     if outside.size:
-      last = ', the last row being the null' if self.has_null else ''
+      null = self.num_classes - classes
+      last = ', the last row being the null' if null else ''
       raise UserError(
         f'label {outside.flat[0]} is outside 0 to {classes - 1} '
         f'(task.num_classes={self.num_classes}{last}); data with labels up to '
         f'{outside.max()} needs '
-        f'task.num_classes={outside.max() + 1 + self.has_null}.'
+        f'task.num_classes={outside.max() + 1 + null}.'
       )
     return {'label': label}
 

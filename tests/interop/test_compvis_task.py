@@ -29,13 +29,13 @@ def test_keys_of_finetuning_change_nothing():
   assert task(**keys) == task()
 
 
-def test_other_numbers_of_classes_are_noted_and_have_no_null():
+def test_other_numbers_of_classes_are_noted():
   content = released.imagenet_f4()
   assert not compvis_config.read(content).notes
   cond = content['model']['params']['cond_stage_config']
   cond['params']['n_classes'] = 11
   read = compvis_config.read(content)
-  assert read.config['task']['null_label'] is False
+  assert read.config['task']['null_label'] is None
   (note,) = read.notes
   assert 'n_classes=11' in note and 'task.null_label' in note
 

@@ -41,8 +41,6 @@ def test_the_nulls_row_is_no_class_where_the_condition_is_dropped():
   [
     (1000, False, None, 1000),  # Imports say so.
     (1001, True, None, 1000),
-    (1000, None, None, 1000),  # Imports of before they did.
-    (1001, None, None, 1000),
     (1001, None, 0.0, 1001),  # Runs trained here.
     (1001, None, 0.1, 1000),
     (1001, True, 0.0, 1000),
@@ -55,6 +53,13 @@ def test_which_row_is_no_class(rows, null_label, null_prob, labels):
   assert prepare.arrays({'label': labels - 1})['label'] == labels - 1
   with pytest.raises(UserError, match=f'0 to {labels - 1} '):
     prepare.arrays({'label': labels})
+
+
+def test_where_nobody_says_the_last_row_may_be_both():
+  prepare = Prepare(11, None, None)
+  assert prepare.has_null and prepare.num_labels == 11
+  imagenet = Prepare(1001, None, None)
+  assert imagenet.has_null and imagenet.num_labels == 1000
 
 
 def test_a_null_that_is_trained_cannot_be_none():
