@@ -59,7 +59,7 @@ scenes-guidance: .venv/stamp
 	$(call train,classifier) --config.first_stage_from=$(SCENES)/unconditional
 	$(GUIDE) --classifier=$(SCENES)/classifier --eta=1 --steps=100 \
 	  --scales=0,3,20,40
-	$(GUIDE) --target=downsampling --num=24 --scales=0,0.1,0.3,1
+	$(GUIDE) --target=downsampling --num=24 --scales=0,0.03,0.1,0.3
 	$(GUIDE) --target=mask --num=24 --scales=0,0.01,0.03,0.1
 
 FIRST = $(QUICKSTART)/first_stage
