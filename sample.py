@@ -115,7 +115,8 @@ def main() -> int:
   settings, others = sampling_flags.settings(), others_of_flags()
   told = {'seed': _SEED.value, **settings.about()}
   told |= {k: v for k, v in others.items() if v is not None}
-  own = 'image' in keys(ldm.parts)  # Then the task is told the larger one.
+  # Where the task is told a file's image, it is told the larger one.
+  own = 'image' in keys(ldm.parts) and not _INPUTS.value
   outpaint = others.pop('outpaint') if own else None
   num, shown, inputs = task_inputs(ldm, size, outpaint)
   batches = ldm.sample_batches(
@@ -185,7 +186,7 @@ def guides_of_flags(ldm, num: int, size) -> list:
   mask = lpips = None
   if _TARGET_MASK.value:
     mask = files.masks('--target_mask', _TARGET_MASK.value)
-    check_masks(targets, mask, '--target', '--target_mask')
+    check_masks('--target', targets, mask)
     mask = fit(mask, nearest=True)
   if _TARGET_LPIPS.value:
     lpips = guides.read_lpips(_TARGET_LPIPS.value)
@@ -265,25 +266,24 @@ def from_files(ldm, size: tuple[int, int] | None) -> dict:
     else:
       found = files.pictures('--image', _IMAGE.value)
       masks = files.masks('--mask', _MASK.value) if _MASK.value else []
-    if masks:
-      check_masks(found, masks, '--image', '--mask')
-      given['mask'] = fit('--mask', masks, nearest=True)
     given['image'] = fit('--image', found)
+    if masks:
+      check_masks('--image', found, masks)
+      given['mask'] = fit('--mask', masks, nearest=True)
   elif _MASK.value:
     found = files.masks('--mask', _MASK.value)
     given['mask'] = fit('--mask', found, nearest=True)
   return given
 
 
-def check_masks(images: list, masks: list, *flag_names: str) -> None:
+def check_masks(flag: str, images: list, masks: list) -> None:
   """Raises UserError where a mask is not of its image's size, as stored."""
   for i in range(max(len(images), len(masks))):
-    of_image, of_mask = (x[i % len(x)].shape[:2] for x in (images, masks))
-    if of_image != of_mask:
-      (a, b), (c, d), (image, mask) = of_image, of_mask, flag_names
+    (a, b), (c, d) = (x[i % len(x)].shape[:2] for x in (images, masks))
+    if (a, b) != (c, d):
       raise UserError(
-        f'{mask} has a mask of {c}x{d} for an image of {a}x{b} in {image}; '
-        'they must be the same.'
+        f'{flag}: a mask of {c}x{d} for an image of {a}x{b}; they must be the '
+        'same.'
       )
 
 
