@@ -58,7 +58,7 @@ scenes-guidance: .venv/stamp
 	$(call train,unconditional) --config.first_stage_from=$(FIRST)
 	$(call train,classifier) --config.first_stage_from=$(SCENES)/unconditional
 	$(GUIDE) --classifier=$(SCENES)/classifier --eta=1 --steps=100 \
-	  --scales=0,3,20,40
+	  --num=200 --scales=0,3,20,60 --out=$(SCENES)/classifier.png
 	$(GUIDE) --target=downsampling --num=24 --scales=0,0.03,0.1,0.3
 	$(GUIDE) --target=mask --num=24 --scales=0,0.01,0.03,0.1
 

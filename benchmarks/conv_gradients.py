@@ -1,12 +1,16 @@
 """How fast a convolution and both its gradients are on this device.
 
   python -m benchmarks.conv_gradients [--rounds=15]
+  python -m benchmarks.conv_gradients --looped
 
 Three variants, interleaved, on one shape at a time: lax's convolution under
-JAX's default options, the same under `cpu_compiler_options`, and `conv2d` under
-them. Times are medians; a ratio is the median of the rounds' own ratios, so
-that a slow spell of the machine hits both sides. Busy time is that of all
-threads together: where it equals the time on the wall, one thread did the work.
+JAX's default options, the same under `cpu_compiler_options`, and `conv2d`
+under them. Times are medians; a ratio is the median of the rounds' own ratios,
+so that a slow spell of the machine hits both sides. --looped runs the second
+and the third within `jax.lax.scan`, as guided sampling and microbatches do, on
+the shapes of several images; its ratio is third to second. Busy time is that
+of all threads together: where it equals the time on the wall, one thread did
+the work.
 """
 
 import datetime
@@ -24,6 +28,7 @@ from absl import app, flags
 from ldm_jax.nn.conv import conv2d, cpu_compiler_options
 
 ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed rounds per shape.', 1)
+LOOPED = flags.DEFINE_bool('looped', False, 'Within a scan of three.')
 RESULTS = pathlib.Path(__file__).parent / 'results'
 
 # B, H (= W), ci, co; 3x3, stride 1, padding 1.
@@ -73,6 +78,19 @@ def forward_and_backward(conv):
   return run
 
 
+def in_a_loop(conv):
+  run = forward_and_backward(conv)
+
+  def loop(x, kernel, dy):
+    def step(x, _):
+      y, (dx, dkernel) = run(x, kernel, dy)
+      return x + dx, (jax.numpy.mean(y), dkernel)
+
+    return jax.lax.scan(step, x, length=3)
+
+  return loop
+
+
 def measure(shape, rounds):
   """Milliseconds on the wall, and busy, of each round: {name: [rounds 2]}."""
   batch, size, ci, co = shape
@@ -84,13 +102,15 @@ def measure(shape, rounds):
     draw(batch, size, size, co),
   )
   options = cpu_compiler_options()
+  variants = (
+    ('default', lax_conv, {}),
+    ('options', lax_conv, options),
+    ('conv2d', conv2d, options),
+  )
+  form = in_a_loop if LOOPED.value else forward_and_backward
   compiled = {
-    name: jax.jit(forward_and_backward(conv)).lower(*args).compile(options)
-    for name, conv, options in (
-      ('default', lax_conv, {}),
-      ('options', lax_conv, options),
-      ('conv2d', conv2d, options),
-    )
+    name: jax.jit(form(conv)).lower(*args).compile(options)
+    for name, conv, options in variants[LOOPED.value :]
   }
   times = {name: [] for name in compiled}
   for _ in range(rounds + 2):
@@ -106,8 +126,9 @@ def measure(shape, rounds):
 
 def summarize(shape, times):
   """The shape's row: medians in milliseconds, and paired speed-ups."""
+  first, *others = times
   speed_up = lambda name: statistics.median(
-    a[0] / b[0] for a, b in zip(times['default'], times[name], strict=True)
+    a[0] / b[0] for a, b in zip(times[first], times[name], strict=True)
   )
   median = lambda rounds, kind: statistics.median(r[kind] for r in rounds)
   return {
@@ -115,7 +136,7 @@ def summarize(shape, times):
     'ms': {name: median(t, 0) for name, t in times.items()},
     'busy_ms': {name: median(t, 1) for name, t in times.items()},
     'fastest_ms': {name: min(t)[0] for name, t in times.items()},
-    'speed_up': {name: speed_up(name) for name in ('options', 'conv2d')},
+    'speed_up': {name: speed_up(name) for name in others},
   }
 
 
@@ -123,10 +144,15 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'unexpected arguments: {argv[1:]}')
   print('Milliseconds (busy milliseconds of all threads):')
-  print('| B, H = W, ci -> co | default | options | conv2d | speed-up |')
-  print('|---|---|---|---|---|')
+  names = (
+    ['options', 'conv2d'] if LOOPED.value else ['default', 'options', 'conv2d']
+  )
+  print('| B, H = W, ci -> co |', ' | '.join(names), '| speed-up |')
+  print('|---' * (len(names) + 2) + '|')
   rows = []
   for shape in SHAPES:
+    if LOOPED.value and shape[0] == 1:
+      continue
     row = summarize(shape, measure(shape, ROUNDS.value))
     rows.append(row)
     batch, size, ci, co = shape
@@ -143,6 +169,7 @@ def main(argv):
     'device': f'{jax.devices()[0].device_kind} x {os.cpu_count()}',
     'load_average': os.getloadavg(),
     'compiler_options': cpu_compiler_options(),
+    'looped': LOOPED.value,
     'rounds': ROUNDS.value,
     'rows': rows,
   }
