@@ -4,7 +4,6 @@ ldm = ldm_jax.load('runs/scenes')
 images = ldm.sample(num=4, text='a red circle in the top left', guidance=3.0)
 """
 
-import functools
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +18,11 @@ from ldm_jax import build, edits, task_inputs
 from ldm_jax.diffusion import sampling
 from ldm_jax.diffusion.gradient_guidance import Guide
 from ldm_jax.diffusion.settings import Settings
-from ldm_jax.first_stage.codec import TiledCodec, to_uint8
+from ldm_jax.drawing import Drawing, Request
+from ldm_jax.first_stage.codec import TiledCodec
 from ldm_jax.first_stage.tiles import Tiles
-from ldm_jax.nn import conv
 from ldm_jax.parts import Parts
-from ldm_jax.programs import Extras, Programs, Request
+from ldm_jax.programs import Compiled, Extras, Programs
 from ldm_jax.training import checkpoint, parallel
 from ldm_jax.types import Array, Conditioning, Params, UserError
 
@@ -57,6 +56,7 @@ class LatentDiffusionPipeline:
   gives uint8. A first stage's run has `encode` and `decode` alone.
 
   Attributes:
+    compiled: the functions, which take the weights as arguments.
     config: the run's resolved config.
     params: {'first_stage', 'model', 'ema'}; 'ema' is of the U-Net.
     scale_factor: what latents are multiplied by; 1 for a first stage alone.
@@ -80,7 +80,8 @@ class LatentDiffusionPipeline:
     # The mesh of a run on these devices, so that its programs are found again.
     self.mesh = mesh or parallel.make_mesh(devices=jax.local_devices())
     self._everywhere = NamedSharding(self.mesh, PartitionSpec())
-    self._split = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+    split = NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+    self.compiled = Compiled(Programs(parts), split)
     self.params = params
 
   @property
@@ -111,24 +112,28 @@ class LatentDiffusionPipeline:
     KL: the posterior's mode. VQ: before quantisation.
     """
     images = self._images(images)
-    return self._encode(self._frozen, images)
+    return self.compiled.encode(self._frozen, images)
 
   def decode(self, z: Array) -> Array:
     """latents [B h w c] at unit scale -> images [B H W 3] about [-1, 1]."""
-    return self._decode(self._frozen, self._place(z))
+    return self.compiled.decode(self._frozen, self._place(z))
 
   # The diffusion model.
 
   def condition(self, batch: Mapping[str, Any]) -> Conditioning:
     """What the U-Net is told of a batch: strings or tokens, labels, images."""
     self.parts.check_draws()
-    return self._condition(self._weights, self._frozen, self._arrays(batch))
+    return self.compiled.condition(
+      self._weights, self._frozen, self._arrays(batch)
+    )
 
   def null_condition(self, batch: Mapping[str, Any]) -> Conditioning:
     """What it is told when the condition of such a batch is dropped."""
     self.parts.check_draws()
     self.parts.check_null('null_condition')
-    return self._null(self._weights, self._frozen, self._arrays(batch))
+    return self.compiled.null_condition(
+      self._weights, self._frozen, self._arrays(batch)
+    )
 
   def denoise(self, z_t: Array, t: Array, cond: Conditioning) -> Array:
     """eps_theta(z_t [B h w c], t [B], cond) -> eps [B h w c], EMA weights.
@@ -138,7 +143,7 @@ class LatentDiffusionPipeline:
     self.parts.check_draws()
     z_t = self._latents(z_t)
     t = jnp.broadcast_to(self._place(t), z_t.shape[:1])
-    return self._denoise(self._weights, z_t, t, self._place(cond))
+    return self.compiled.denoise(self._weights, z_t, t, self._place(cond))
 
   def sample_latents(
     self,
@@ -184,7 +189,7 @@ class LatentDiffusionPipeline:
       )
     noise = self._latents(noise)
     num = noise.shape[0]
-    return self._sample_latents(
+    return self.compiled.walk(
       self._weights,
       self._frozen,
       self._plan(settings),
@@ -286,7 +291,8 @@ class LatentDiffusionPipeline:
     devices = self.mesh.size
     batch_size = math.ceil(min(batch_size, num) / devices) * devices
     starts = range(0, num, batch_size)
-    return (self._draw(asked, start, batch_size) for start in starts)
+    drawing = Drawing(asked, self.compiled, self._weights, self._frozen)
+    return (drawing.batch(start, batch_size) for start in starts)
 
   # So that help() and completion tell all that `sample` takes.
   sample.__signature__ = inspect.signature(sample_batches).replace(
@@ -308,61 +314,6 @@ class LatentDiffusionPipeline:
       given = edits.outpainted(given, outpaint)
     return task_inputs.rows(self.parts, num, given)
 
-  def _draw(self, asked: Request, start: int, size: int) -> np.ndarray:
-    """uint8 [b H W 3]: a batch of `size` from image `start` on, or the rest."""
-    chosen = np.minimum(np.arange(start, start + size), asked.num - 1)
-    take = lambda x: jax.device_put(x[chosen], self._split)
-    keys = sampling.image_keys(asked.seed, asked.first + start, size)
-    batch = jax.tree.map(take, asked.inputs)
-    images = self._sample_images(
-      self._weights,
-      self._frozen,
-      asked.plan,
-      parallel.place_keys(keys, self._split),
-      batch,
-      asked.extras.replace(
-        guides=tuple(g.taking(take) for g in asked.extras.guides),
-        start=asked.edit and self._start(asked, chosen),
-        encoded=self._encoded(asked, batch),
-      ),
-      shape=asked.shape,
-      latents=asked.tiled is not None,
-    )
-    images = parallel.fetch(images)[: asked.num - start]
-    if asked.tiled:
-      images = np.asarray(to_uint8(asked.tiled.decode(self._frozen, images)))
-      if hasattr(self.parts.prepare, 'finish'):
-        of_these = {
-          k: x[chosen[: len(images)]] for k, x in asked.inputs.items()
-        }
-        images = np.asarray(self.parts.prepare.finish(images, of_these))
-    if asked.edit:
-      images = asked.edit.finish(images, chosen[: len(images)])
-    return images
-
-  def _encoded(self, asked: Request, batch: Mapping[str, Any]):
-    """What the task encodes of a batch, in tiles; None: the program does."""
-    if not asked.tiled or 'image' not in batch:
-      return None
-    found, guided = {}, asked.plan.guidance is not None
-    for method in ('condition', 'null_condition')[: 1 + guided]:
-      images = self._to_encode(self._weights, batch, method=method)
-      z = asked.tiled.encode(self._frozen, parallel.fetch(images))
-      found[method] = jax.device_put(z, self._split)
-    return found
-
-  def _start(self, asked: Request, chosen: np.ndarray):
-    """An edit's latents, a row for each of these numbers of images."""
-    split = lambda x: jax.device_put(x, self._split)
-    if asked.tiled:
-      encode = lambda image: asked.tiled.encode(self._frozen, image)
-    else:
-      encode = lambda image: self._encode(self._frozen, split(image))
-    edit = asked.edit
-    levels = asked.settings.levels(self.parts.schedule, edit.strength)
-    start = edit.start(chosen, asked.shape[:2], levels, encode)
-    return start.replace(z_0=split(start.z_0), known=split(start.known))
-
   def _plan(self, settings: Settings, strength: float = 1.0):
     pixels = self.parts.first_stage.downsampling == 1
     return settings.plan(self.parts.schedule, pixels=pixels, strength=strength)
@@ -374,49 +325,7 @@ class LatentDiffusionPipeline:
     function(*weights, plan, keys [B], batch, shape=(h, w, c)) gives uint8
     [B H W 3]; the plan is a diffusion.settings.Plan.
     """
-    return self._programs.sample, (self._weights, self._frozen)
-
-  # Compiled functions; weights are arguments of each.
-
-  @property
-  def _programs(self) -> Programs:
-    return Programs(self.parts)
-
-  @functools.cached_property
-  def _encode(self):
-    return conv.jit(self.parts.codec.encode)
-
-  @functools.cached_property
-  def _decode(self):
-    return conv.jit(self.parts.codec.decode)
-
-  @functools.cached_property
-  def _condition(self):
-    return conv.jit(self._programs.condition)
-
-  @functools.cached_property
-  def _null(self):
-    return conv.jit(self._programs.null_condition)
-
-  @functools.cached_property
-  def _to_encode(self):
-    return conv.jit(self._programs.to_encode, static_argnames='method')
-
-  @functools.cached_property
-  def _denoise(self):
-    return conv.jit(self._programs.denoise)
-
-  @functools.cached_property
-  def _sample_latents(self):
-    return conv.jit(self._programs.walk)
-
-  @functools.cached_property
-  def _sample_images(self):
-    return conv.jit(
-      self._programs.sample,
-      static_argnames=('shape', 'latents'),
-      out_shardings=self._split,
-    )
+    return self.compiled.programs.sample, (self._weights, self._frozen)
 
   # Checks and placement.
 

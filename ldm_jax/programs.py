@@ -10,17 +10,16 @@ from collections.abc import Mapping
 
 import flax.struct
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import NamedSharding
 
 from ldm_jax.diffusion import sampling, windows
 from ldm_jax.diffusion.editing import Start, masked
 from ldm_jax.diffusion.gradient_guidance import Guide
 from ldm_jax.diffusion.guidance import classifier_free
 from ldm_jax.diffusion.prediction import as_denoiser
-from ldm_jax.diffusion.settings import Plan, Settings
 from ldm_jax.diffusion.thresholding import dynamic_threshold
-from ldm_jax.edits import Edit
-from ldm_jax.first_stage.codec import TiledCodec, to_uint8
+from ldm_jax.first_stage.codec import to_uint8
+from ldm_jax.nn import conv
 from ldm_jax.parts import Parts
 from ldm_jax.types import Array
 
@@ -39,22 +38,6 @@ class Extras:
 
 
 NO_EXTRAS = Extras()
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-  """What `pipeline.sample_batches` is to draw, checked."""
-
-  num: int
-  seed: int
-  first: int
-  settings: Settings
-  plan: Plan
-  shape: tuple[int, int, int]  # (h, w, c)
-  inputs: Mapping[str, np.ndarray]  # `num` rows of each
-  extras: Extras
-  edit: Edit | None
-  tiled: TiledCodec | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,3 +141,26 @@ class Programs:
   def _as_eps(self, predict):
     kind = self.parts.loss.prediction
     return as_denoiser(predict, kind, self.parts.schedule)
+
+
+class Compiled:
+  """A run's functions, compiled once for each shape; weights are arguments.
+
+  `split` is where what is drawn lies, an image's share on every device.
+  """
+
+  def __init__(self, programs: Programs, split: NamedSharding):
+    self.programs = programs
+    self.split = split
+    self.encode = conv.jit(programs.parts.codec.encode)
+    self.decode = conv.jit(programs.parts.codec.decode)
+    self.condition = conv.jit(programs.condition)
+    self.null_condition = conv.jit(programs.null_condition)
+    self.to_encode = conv.jit(programs.to_encode, static_argnames='method')
+    self.denoise = conv.jit(programs.denoise)
+    self.walk = conv.jit(programs.walk)
+    self.sample = conv.jit(
+      programs.sample,
+      static_argnames=('shape', 'latents'),
+      out_shardings=split,
+    )

@@ -37,7 +37,7 @@ def test_every_setting_is_drawn_measured_and_kept(
   assert len(found['sweep']) == 12
   assert all(row['images_per_second'] > 0 for row in found['sweep'])
   assert len({r['metrics']['random_frechet'] for r in found['sweep']}) > 1
-  assert sessions[0].ldm._sample_images._cache_size() == 2  # 2 and 3 steps.
+  assert sessions[0].ldm.compiled.sample._cache_size() == 2  # 2 and 3 steps.
   page = (tmp_path / 'sweep' / report.PAGE).read_text()
   assert page.count('<polyline') == 6 + 4  # By speed; by guidance.
   # Again: nothing is drawn, and the speeds are those of then.
