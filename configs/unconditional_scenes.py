@@ -15,7 +15,5 @@ def get_config(variant: str = ''):
   config.task = common.make_task('unconditional')
   config.null_prob, config.sampling.guidance = 0.0, 1.0
   config.unet.attention = 'self'
-  # No guidance sharpens what it draws; a rate that falls to 0 does.
-  config.optim.schedule = 'cosine'
   config.num_steps = 4000
   return common.select(config, variant)
