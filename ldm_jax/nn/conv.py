@@ -20,7 +20,7 @@ Accelerators and XLA's CPU compiler both do well with
    folds the images' rows into that dimension. For larger batches XLA's own
    gradient is as fast or faster.
 6. Gradients as JAX writes them are convolutions with their dimensions in other
-   orders. XLA puts those in order for Eigen, but not within loops and branches:
+   orders. XLA puts those in order for Eigen, but not within `jax.lax.scan`:
    there, a naive loop would compute them. `_conv_in_order` writes the gradients
    in order, so that microbatches and guided sampling are as fast as one step.
 """
@@ -179,7 +179,7 @@ def _backward_in_order(stride, padding, residuals, dy):
   reach = [stride * (size - 1) + k for size in dy.shape[1:3]]
   sizes = zip(x.shape[1:3], padding, reach, strict=True)
   missed = [lo + size + hi - end for size, (lo, hi), end in sizes]
-  margins = zip(padding, missed, strict=True)
+  margins = list(zip(padding, missed, strict=True))
   dx = _lax_conv(
     dy,
     kernel[::-1, ::-1].swapaxes(2, 3),
@@ -187,7 +187,6 @@ def _backward_in_order(stride, padding, residuals, dy):
     [(k - 1 - lo, k - 1 - hi + rest) for (lo, hi), rest in margins],
     lhs_dilation=strides,
   )
-  margins = zip(padding, missed, strict=True)
   dkernel = _lax_conv(
     x.transpose(3, 1, 2, 0),
     dy.transpose(1, 2, 0, 3),
