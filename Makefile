@@ -4,7 +4,7 @@
 PYTHON ?= python3
 QUICKSTART ?= runs/quickstart
 SCENES ?= runs/scenes
-SCENES_OF := semantic layout super_resolution inpainting guidance
+SCENES_OF := semantic layout super_resolution inpainting unconditional guidance
 
 # Two test processes; the tests of a file share what they build.
 TWO := -n 2 --dist loadfile --no-loadscope-reorder
@@ -55,9 +55,11 @@ scenes-inpainting: .venv/stamp
 	$(call train,inpainting) --config.first_stage_from=$(FIRST)
 	$(call score,inpainting)
 
-scenes-guidance: .venv/stamp
+scenes-unconditional: .venv/stamp
 	$(call train,unconditional) --config.first_stage_from=$(FIRST)
 	$(call train,classifier) --config.first_stage_from=$(SCENES)/unconditional
+
+scenes-guidance: scenes-unconditional
 	$(GUIDE) --classifier=$(SCENES)/classifier --eta=1 --steps=100 \
 	  --num=200 --scales=0,3,20,60 --out=$(SCENES)/classifier.png
 	$(GUIDE) --target=downsampling --num=24 --scales=0,0.03,0.1,0.3

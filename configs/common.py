@@ -64,6 +64,7 @@ def _run(stage: str, data: dict, optim: dict, num_steps: int, batch_size: int):
     scale_lr=False,
     schedule='constant',
     warmup_steps=0,
+    hold_steps=0,
     decay_steps=0,
     final_fraction=0.0,
     b1=0.9,
@@ -342,7 +343,7 @@ def _tiny(config) -> ml_collections.ConfigDict:
     flip=False,  # Captions say left and right.
     num_workers=0,
   )
-  config.optim.update(warmup_steps=0)
+  config.optim.update(warmup_steps=0, hold_steps=0)
   if config.stage == 'first_stage':
     config.loss.update(
       perceptual_weight=0.0, disc_start=10, disc_warmup=0, disc_channels=16

@@ -22,6 +22,8 @@ class OptimSpec:
       (accumulated batches x GPUs x batch size x base rate).
     schedule: what follows the warm-up: constant, cosine or linear.
     warmup_steps: the rate climbs linearly and reaches its peak at this step.
+    hold_steps: cosine and linear keep the peak until this step; 0: until the
+      warm-up ends.
     decay_steps: cosine and linear end at this step, and stay where they are; 0:
       at the last one.
     final_fraction: where cosine and linear end, as a share of the peak.
@@ -38,6 +40,7 @@ class OptimSpec:
   scale_lr: bool = False
   schedule: str = 'constant'
   warmup_steps: int = 0
+  hold_steps: int = 0
   decay_steps: int = 0
   final_fraction: float = 0.0
   b1: float = 0.9
@@ -54,17 +57,25 @@ class OptimSpec:
     )
     _require(self.warmup_steps >= 0, 'warmup_steps', self, '0 or more')
     _require(
-      self.decay_steps == 0 or self.decay_steps > self.warmup_steps,
-      'decay_steps',
+      self.hold_steps == 0 or self.hold_steps >= self.warmup_steps,
+      'hold_steps',
       self,
-      f'above warmup_steps={self.warmup_steps}, or 0 (until the last step)',
+      f'{self.warmup_steps} (warmup_steps) or more, or 0 (until then)',
     )
+    begins = 'hold_steps' if self.hold_steps else 'warmup_steps'
     _require(
-      self.decay_steps == 0 or self.schedule != 'constant',
+      self.decay_steps == 0 or self.decay_steps > getattr(self, begins),
       'decay_steps',
       self,
-      "0 with schedule='constant', which does not decay",
+      f'above {begins}={getattr(self, begins)}, or 0 (until the last step)',
     )
+    for name in ('hold_steps', 'decay_steps'):
+      _require(
+        getattr(self, name) == 0 or self.schedule != 'constant',
+        name,
+        self,
+        "0 with schedule='constant', which does not decay",
+      )
     _require(0 <= self.final_fraction <= 1, 'final_fraction', self, 'in [0, 1]')
     _require(0 <= self.b1 < 1, 'b1', self, 'in [0, 1)')
     _require(0 <= self.b2 < 1, 'b2', self, 'in [0, 1)')
@@ -84,20 +95,28 @@ def learning_rate(
 ) -> optax.Schedule:
   """The rate as a function of the step; `batch_size` is the global one.
 
-  Raises UserError where the warm-up does not fit into `num_steps`.
+  Raises UserError where the warm-up does not fit into `num_steps`, or the rate
+  is held until the last of them.
   """
   if spec.warmup_steps > num_steps:
     raise UserError(
       f'optim.warmup_steps={spec.warmup_steps} is longer than the whole run '
       f'(num_steps={num_steps}). Lower one or raise the other.'
     )
+  if spec.hold_steps >= num_steps:
+    raise UserError(
+      f'optim.hold_steps={spec.hold_steps} leaves no step to decay in '
+      f'(num_steps={num_steps}). Lower it, or set it to 0 to decay from the '
+      'end of the warm-up on.'
+    )
   peak = spec.learning_rate * (batch_size if spec.scale_lr else 1)
+  first = spec.hold_steps or spec.warmup_steps
   last = spec.decay_steps or num_steps
-  decay_steps = max(last - spec.warmup_steps, 1)
+  span = max(last - first, 1)
 
   def schedule(step):
     step = jnp.asarray(step, jnp.float32)
-    done = jnp.clip((step - spec.warmup_steps) / decay_steps, 0.0, 1.0)
+    done = jnp.clip((step - first) / span, 0.0, 1.0)
     left = {
       'constant': jnp.ones_like(done),
       'cosine': 0.5 * (1.0 + jnp.cos(jnp.pi * done)),

@@ -62,6 +62,27 @@ def test_decay_may_end_before_the_run_and_stays_there(schedule):
   np.testing.assert_allclose(found[50:], 0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize('schedule', ['cosine', 'linear'])
+def test_a_held_rate_decays_after_it_as_a_run_of_its_own(schedule):
+  spec = OptimSpec(1.0, schedule=schedule, final_fraction=0.1)
+  alone = rates(spec, num_steps=20)
+  held = dataclasses.replace(spec, warmup_steps=10, hold_steps=80)
+  found = rates(held, num_steps=100)
+  np.testing.assert_allclose(found[:10], np.arange(1, 11) / 10, rtol=1e-6)
+  assert (found[10:81] == 1.0).all() and found[81] < 1.0
+  np.testing.assert_allclose(found[80:], alone[:21], rtol=1e-6)
+  # As long as the warm-up, it changes nothing.
+  warm = dataclasses.replace(spec, warmup_steps=10)
+  same = dataclasses.replace(warm, hold_steps=10)
+  np.testing.assert_array_equal(rates(same), rates(warm))
+
+
+def test_a_rate_held_to_the_end_is_refused():
+  spec = OptimSpec(1.0, schedule='cosine', hold_steps=100)
+  with pytest.raises(UserError, match='hold_steps=100 .*num_steps=100'):
+    optim.learning_rate(spec, 100, 1)
+
+
 def test_the_first_step_is_the_rate_whatever_the_gradient():
   """Adam's first update is lr * sign(gradient)."""
   updates, _ = one_step(
@@ -129,6 +150,15 @@ def test_matches_adamw_as_published():
       'decay_steps=9.*above warmup_steps=9',
     ),
     ({'decay_steps': 9}, "decay_steps=9.*schedule='constant'"),
+    ({'hold_steps': 9}, "hold_steps=9.*schedule='constant'"),
+    (
+      {'hold_steps': 5, 'warmup_steps': 9, 'schedule': 'cosine'},
+      'hold_steps=5.*9 .warmup_steps. or more',
+    ),
+    (
+      {'decay_steps': 9, 'hold_steps': 9, 'schedule': 'linear'},
+      'decay_steps=9.*above hold_steps=9',
+    ),
     ({'final_fraction': 1.5}, 'final_fraction=1.5'),
     ({'b1': 1.0}, 'b1=1.0'),
     ({'b2': -0.1}, 'b2=-0.1'),
