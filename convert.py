@@ -40,7 +40,7 @@ from ldm_jax.interop import (
 )
 from ldm_jax.interop.imported import Imported, complete
 from ldm_jax.pipeline import Settings
-from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training import checkpoint, launcher
 from ldm_jax.types import UserError
 
 _SOURCE = cli.string('source', None, 'import: a file or a folder.')
@@ -384,7 +384,7 @@ def _required(flag: flags.FlagHolder) -> str:
 def main(command: str) -> int:
   if command not in COMMANDS:
     raise UserError(f'{command!r}: say what to do, import or export.')
-  parallel.check_alone()
+  launcher.check_alone()
   return COMMANDS[command]()
 
 

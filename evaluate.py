@@ -18,7 +18,7 @@ from ldm_jax.data import masks
 from ldm_jax.evaluation import protocols
 from ldm_jax.measuring import evaluate, sweep
 from ldm_jax.measuring.options import NAMES, Options
-from ldm_jax.training import parallel
+from ldm_jax.training import launcher
 from ldm_jax.types import UserError
 
 flags.adopt_module_key_flags(sampling_flags)
@@ -81,7 +81,7 @@ _SWEEP = {
 
 def main() -> int:
   options, grid = options_of_flags(), grid_of_flags()
-  parallel.initialize()
+  launcher.initialize()
   if grid is None:
     evaluate.run(options)
   else:

@@ -24,7 +24,7 @@ from ldm_jax.data.spec import DataSpec
 from ldm_jax.evaluation.gallery import Gallery
 from ldm_jax.splits import open_split
 from ldm_jax.task_inputs import keys
-from ldm_jax.training import parallel
+from ldm_jax.training import launcher
 from ldm_jax.types import UserError
 
 flags.adopt_module_key_flags(sampling_flags)
@@ -105,7 +105,7 @@ TOLD = ('text', 'label', 'boxes', 'box_labels')
 
 
 def main() -> int:
-  parallel.check_alone()
+  launcher.check_alone()
   for name in ('workdir', 'out'):
     if flags.FLAGS[name].value is None:
       raise UserError(f'--{name} is missing.')

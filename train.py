@@ -24,6 +24,7 @@ from ldm_jax.training import (
   checkpoint,
   frozen,
   guard,
+  launcher,
   metrics,
   parallel,
   text_log,
@@ -162,7 +163,7 @@ def main() -> int:
       raise UserError('--dry_run_devices and --dry_run_memory: say --dry_run.')
     elsewhere.pretend()
     return dry_run.report(config, elsewhere)
-  parallel.initialize()
+  launcher.initialize()
   if not _DRY_RUN.value and _WORKDIR.value is None:
     raise UserError("--workdir is missing: the run's folder.")
   try:

@@ -6,12 +6,13 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 
 # Imported here, so that a fork server has it all when it forks a child.
 import train
 from ldm_jax.data.stream import Stream
-from ldm_jax.training import checkpoint, parallel
+from ldm_jax.training import checkpoint, launcher, parallel
 from ldm_jax.training.watchdog import Watchdog
 from ldm_jax.types import UserError
 from tests.chaos import small
@@ -87,11 +88,11 @@ def join(rank):
     'JAX_NUM_PROCESSES': str(count),
     'JAX_PROCESS_ID': str(number),
   }
-  initialize = parallel.jax.distributed.initialize
-  parallel.jax.distributed.initialize = lambda **kwargs: initialize(
+  initialize = jax.distributed.initialize
+  jax.distributed.initialize = lambda **kwargs: initialize(
     heartbeat_timeout_seconds=heartbeat, **kwargs
   )
-  parallel.initialize()
+  launcher.initialize()
 
 
 def nothing(fault):

@@ -17,7 +17,7 @@ import numpy as np
 
 from ldm_jax.panel import Panel
 from ldm_jax.pipeline import LatentDiffusionPipeline
-from ldm_jax.training import checkpoint, parallel, processes
+from ldm_jax.training import checkpoint, launcher, parallel, processes
 from ldm_jax.training.metrics import Writer
 from ldm_jax.training.preemption import Preemption
 from ldm_jax.types import UserError
@@ -62,7 +62,7 @@ def scored(mesh):
 
 
 def main(workdir):
-  assert parallel.initialize()
+  assert launcher.initialize()
   rank = jax.process_index()
   mesh = parallel.make_mesh(data=2, fsdp=2)
   report = {'processes': jax.process_count(), 'devices': mesh.size}
