@@ -89,7 +89,7 @@ lint: .venv/stamp  ## Check lint and format.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# The peers need torch. ARGS reaches every one: ARGS=--rounds=3.
+# The peers need torch. ARGS reaches all but conv_gradients: ARGS=--rounds=3.
 BENCHMARKS := device unet_forward training_step sampling first_stage_step \
   compression input_pipeline startup growth attention
 

@@ -43,7 +43,7 @@ _DEGRADATION = flags.DEFINE_string(
   'degradation', None, "Of low_res; the run's own.", allow_override=True
 )
 _MASKS = flags.DEFINE_string(
-  'masks', None, "A setting of data.masks; the run's own.", allow_override=True
+  'masks', None, "A setting of task.masks; the run's own.", allow_override=True
 )
 _CANVAS = flags.DEFINE_integer(
   'canvas', None, 'Scenes on a side of one image.', allow_override=True

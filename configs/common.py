@@ -1,4 +1,4 @@
-"""Every key that a config can have, its default, and the tiny variants.
+"""The keys that configs share, their defaults, and the tiny variants.
 
 A section's keys are the fields of what it builds (ldm_jax/build.py); a value
 that is not set is a placeholder, never None. Sizes and rates that a paper's
