@@ -226,7 +226,8 @@ def task_inputs(
       source, ldm.parts.prepare, spec, num, _SEED.value
     )
     return num, told, inputs
-  num = _NUM.value or max((len(v) for v in stored.values()), default=16)
+  shown = [len(v) for v in stored.values()] or [16]
+  num = _NUM.value or max([*shown, *map(len, given.values())])
   # Several prompts, or files, are taken in turn.
   given = {k: [v[i % len(v)] for i in range(num)] for k, v in given.items()}
   told = {

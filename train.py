@@ -10,6 +10,7 @@ exit codes: 0 done, 1 failed, 2 a mistake, 70 stood still; see
 docs/launch.md.
 """
 
+import functools
 import sys
 
 import jax
@@ -61,21 +62,20 @@ def train(config: dict, workdir: str) -> int:
   ):
     watchdog.at('opening the run', 0)
     run = runs.open_run(parts)
-    keep = run.config.keep_checkpoints, run.config.keep_every
-    checkpoints = checkpoint.Checkpoints(workdir, *keep)
     if run.mesh.shape['fsdp'] > 1:
       text_log.note(
         parallel.describe_shardings(run.abstract_state, run.shardings)
       )
-    start = runs.resume(run, checkpoints) or runs.begin(run)
-    checkpoint.write_config(workdir, config)
-    encoding = lambda done: watchdog.at('encoding the data', done)
-    if runs.use_cache(run, start[1], encoding, preemption.requested):
-      done = loop(run, start, checkpoints, workdir, watchdog, preemption)
-    else:
-      done = int(start[0].step)
-    watchdog.at('closing', done)
-    checkpoints.close()
+    keep = run.config.keep_checkpoints, run.config.keep_every
+    with checkpoint.Checkpoints(workdir, *keep) as checkpoints:
+      start = runs.resume(run, checkpoints) or runs.begin(run)
+      checkpoint.write_config(workdir, config)
+      encoding = lambda done: watchdog.at('encoding the data', done)
+      if runs.use_cache(run, start[1], encoding, preemption.requested):
+        done = loop(run, start, checkpoints, workdir, watchdog, preemption)
+      else:
+        done = int(start[0].step)
+      watchdog.at('closing', done)
   if done < run.config.num_steps:
     at = f'saved step {done}' if done else 'before the first step'
     text_log.say(f'Told to stop: {at}. The same command goes on.')
@@ -141,8 +141,8 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
           if extra:
             writer.scalars(done, extra)
         if due(top.eval_every) and not preemption.requested(done):
-          watchdog.at('evaluating', done)
-          writer.scalars(done, quick.measure(state, held))
+          beat = functools.partial(watchdog.at, 'evaluating', done)
+          writer.scalars(done, quick.measure(state, held, beat))
         checkpoints.check()
     bad_steps.flush()
     if first < done < top.num_steps:

@@ -5,8 +5,8 @@
   python train.py --config=configs/layout_scenes.py:tiny --workdir=DIR
 
 FIRST is a run of configs/first_stage/scenes_kl.py. A CPU is enough. Objects
-drawn with guidance 3 overlap their boxes by an IoU of 0.77 to 0.78, and 89 to 91
-of 100 are of their class; after 2,000 steps, 80: shapes are learned last.
+drawn with guidance 3 overlap their boxes by an IoU of 0.77 to 0.78, and 89 to
+91 of 100 are of their class; after 2,000 steps, 80: shapes are learned last.
 """
 
 from configs import common, text_scenes

@@ -53,6 +53,8 @@ def parts(config: Mapping[str, Any]) -> Parts:
   _positive(top, ('num_steps', 'batch_size', 'grad_accum', 'log_every',
                   'show_every', 'save_every', 'keep_checkpoints',
                   'eval_num'))  # fmt: skip
+  if top.eval_num < 2:
+    raise UserError(f'eval_num={top.eval_num}: one image has no distribution.')
   if top.eval_every < 0:
     raise UserError(f'eval_every={top.eval_every} must be 0 (never) or more.')
   if top.keep_every < 0 or top.keep_every % top.save_every:

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
@@ -51,7 +52,8 @@ def open_cache(
   folder, spec = parts.config.latent_cache, parts.data
   shape = (2 if spec.flip else 1, *parts.cached_shape)
   params = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), params)
-  about = latents.describe(source, spec, digest(params), shape)
+  encoder = digest(parts.first_stage, params)
+  about = latents.describe(source, spec, encoder, shape)
   processes.by_first(functools.partial(latents.claim, folder, about))
   latents.claim(folder, about, write=False)
   wanted = latents.shards(folder, len(source))
@@ -74,9 +76,9 @@ def open_cache(
   return latents.Latents(folder, about)
 
 
-def digest(params: Params) -> str:
-  """Of the weights' names and bits."""
-  found = hashlib.blake2b(digest_size=16)
+def digest(first_stage: nn.Module, params: Params) -> str:
+  """Of what the module is, its dtype too, and the weights' names and bits."""
+  found = hashlib.blake2b(repr(first_stage).encode(), digest_size=16)
   for name, leaf in sorted(named_leaves(params).items()):
     found.update(name.encode())
     found.update(np.ascontiguousarray(leaf).tobytes())

@@ -247,11 +247,15 @@ def resume(
   abstract = run.training.to_items(run.abstract_state)
   if run.parts.on_latents:
     abstract['first_stage'] = run.abstract_first_stage
-  found = checkpoints.restore_latest(abstract)
+  # A limit of spikes may be set, and taken back, on the way.
+  found = checkpoints.restore_latest(abstract, optional=['train/watch/'])
   if found is None:
     return None
   _, items, meta = found
   state = run.training.from_items(items)
+  if None in state.watch.values():
+    fresh = guard.watch(run.parts.guard.spike_limit)
+    state = state.replace(watch=parallel.replicate(run.mesh, fresh))
   if not run.parts.on_latents:
     return state, first_stage_frozen(run), meta
   held = _diffusion_frozen(run, items['first_stage'], meta['scale_factor'])
@@ -270,8 +274,8 @@ def _read_warm(run: Run) -> dict[str, Any] | None:
   )
   print(f'Starting from the weights of {workdir}.')
   if run.parts.model is not None:
-    parts = run.parts
-    same_model.warn_of_another_target(workdir, parts.schedule, parts.loss)
+    config = dataclasses.asdict(run.parts.config)
+    same_model.warn_of_another_target(workdir, config)
   return items
 
 

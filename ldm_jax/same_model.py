@@ -31,6 +31,23 @@ def check_workdir(folder: str, config: Mapping[str, Any]) -> None:
       f'{folder} holds another model. Use a new workdir, or the config of '
       'this one.',
     )
+    _check_goes_on(folder, config)
+
+
+def _check_goes_on(folder: str, config: Mapping[str, Any]) -> None:
+  """Raises UserError where the weights would be taken for something else."""
+  there = checkpoint.read_config(folder)
+  differ = other_targets(there, config)
+  factor = config.get('scale_factor')
+  if factor and factor != there.get('scale_factor'):
+    measured = there.get('scale_factor') or 'measured'
+    differ.append(f'scale_factor={measured} there and {factor} here')
+  if differ:
+    raise UserError(
+      f'{folder} was trained with {"; ".join(differ)}: its weights would be '
+      'taken for something else. Give it the settings that it was trained '
+      'with, or start from its weights in a new workdir (--config.init_from).'
+    )
 
 
 def check_start(folder: str, config: Mapping[str, Any]) -> None:
@@ -55,28 +72,42 @@ def check_start(folder: str, config: Mapping[str, Any]) -> None:
   )
 
 
-def warn_of_another_target(
-  folder: str, schedule: schedules.Schedule, loss: LossSpec
-) -> None:
+def warn_of_another_target(folder: str, config: Mapping[str, Any]) -> None:
   """Warns where a run learned of other noise levels, or to predict another."""
-  there = checkpoint.read_config(folder)
-  before = sections.construct('loss', LossSpec, there.get('loss', {}))
-  if before.prediction != loss.prediction:
+  for differs in other_targets(checkpoint.read_config(folder), config):
     logging.warning(
-      'init_from=%s was trained with loss.prediction=%r, and this run has %r: '
-      'its network must learn to predict something else.',
+      'init_from=%s was trained with %s: its network has to learn anew what '
+      'noise levels it is shown, or what it predicts.',
       folder,
-      before.prediction,
-      loss.prediction,
+      differs,
     )
-  levels = sections.call('schedule', schedules.make, there.get('schedule', {}))
-  if not np.array_equal(levels.alpha_bar, schedule.alpha_bar):
-    logging.warning(
-      'init_from=%s was trained with another schedule (%s): its network knows '
-      'other noise levels at the same timesteps.',
-      folder,
-      there.get('schedule') or 'the default',
-    )
+
+
+def other_targets(
+  there: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[str]:
+  """Where two configs show their networks other noise, or ask another answer.
+
+  'loss.prediction=v there and eps here', and the same of the schedule; nothing
+  of first stages.
+  """
+  found = []
+  if here.get('stage', 'diffusion') == 'diffusion':
+    asked = [
+      sections.construct('loss', LossSpec, c.get('loss', {})).prediction
+      for c in (there, here)
+    ]
+    if asked[0] != asked[1]:
+      found.append(f'loss.prediction={asked[0]} there and {asked[1]} here')
+  if here.get('stage') != 'first_stage':
+    told = [c.get('schedule') or {} for c in (there, here)]
+    shown = [
+      sections.call('schedule', schedules.make, one).alpha_bar for one in told
+    ]
+    if not np.array_equal(*shown):
+      names = [dict(one) or 'the default' for one in told]
+      found.append(f'schedule={names[0]} there and {names[1]} here')
+  return found
 
 
 def check(

@@ -115,6 +115,9 @@ def test_another_first_stage_or_other_data_are_refused(tmp_path):
   other = jax.tree.map(lambda x: x + 1e-3, params)
   with pytest.raises(UserError, match='something else: first_stage differ'):
     latent_cache.open_cache(run.parts, run.source, other)
+  half, _ = opened(folder, dtype='bfloat16')  # The same weights.
+  with pytest.raises(UserError, match='something else: first_stage differ'):
+    latent_cache.open_cache(half.parts, run.source, params)
   run, params = opened(folder, data={'max_objects': 2})
   with pytest.raises(UserError, match='something else: data differ'):
     latent_cache.open_cache(run.parts, run.source, params)

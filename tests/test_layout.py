@@ -23,7 +23,8 @@ ALLOWED = {
   # Beside the design's arrows: scores of scenes read them with data's reader,
   # and foreign checkpoints hold schedules.
   'evaluation': {'first_stage', 'models', 'nn', 'data', 'types', 'whole'},
-  'interop': {'first_stage', 'models', 'diffusion', 'types', 'whole'},
+  # And their tokenizers are read as those of training are.
+  'interop': {'first_stage', 'models', 'diffusion', 'data', 'types', 'whole'},
   'sections': {'types'},
   'parts': {'data', 'diffusion', 'first_stage', 'models', 'training', 'types'},
   'build': CORE | {'parts', 'sections', 'training'},

@@ -213,6 +213,23 @@ def test_items_of_a_checkpoint_are_the_whole_state():
   assert jax.tree.structure(again) == jax.tree.structure(state)
 
 
+def test_a_limit_of_spikes_is_set_on_the_way_and_taken_back(tmp_path):
+  config = lambda limit: tiny.diffusion(
+    mesh={'data': 1}, scale_factor=0.5, guard={'spike_limit': limit}
+  )
+  steps = iter(range(1, 4))
+  state = None
+  for limit in (0.0, 4.0, 0.0):
+    run = opened(config(limit))
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      start = runs.resume(run, checkpoints)
+      assert (start is None) == (state is None)
+      state, held, meta = start or runs.begin(run)
+      assert {*state.watch} == ({'mean', 'count'} if limit else set())
+      assert jax.tree.structure(state) == jax.tree.structure(run.abstract_state)
+      checkpoints.save(next(steps), run.to_items(state, held), meta)
+
+
 def test_its_programs_can_be_made_for_several_tpus(monkeypatch):
   """Whose attention is a kernel, which JAX refuses to divide by itself."""
   monkeypatch.setattr(backends, 'here', lambda: backends.Device('tpu'))

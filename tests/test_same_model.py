@@ -3,8 +3,6 @@
 import pytest
 
 from ldm_jax import same_model
-from ldm_jax.diffusion import schedule
-from ldm_jax.diffusion.loss import LossSpec
 from ldm_jax.training import checkpoint
 from ldm_jax.types import UserError
 from tests import tiny
@@ -90,8 +88,30 @@ def test_what_a_network_was_trained_for_is_warned_of(tmp_path, caplog):
   checkpoint.write_config(tmp_path, config)
   warn = same_model.warn_of_another_target
   with caplog.at_level('WARNING'):
-    warn(tmp_path, schedule.make(end=0.012), LossSpec(prediction='v'))
+    warn(tmp_path, config)
     assert not caplog.records
-    warn(tmp_path, schedule.make(), LossSpec())
-  assert "loss.prediction='v', and this run has 'eps'" in caplog.text
-  assert "another schedule ({'end': 0.012})" in caplog.text
+    warn(tmp_path, tiny.diffusion())
+  assert 'loss.prediction=v there and eps here' in caplog.text
+  assert "schedule={'end': 0.012} there and the default here" in caplog.text
+
+
+@pytest.mark.parametrize(
+  ('changes', 'differs'),
+  [
+    ({'loss': {'prediction': 'v'}}, 'loss.prediction=eps there and v here'),
+    ({'schedule': {'kind': 'cosine'}}, 'schedule=the default there'),
+    ({'scale_factor': 0.18215}, 'scale_factor=measured there and 0.18215 here'),
+  ],
+)
+def test_a_run_does_not_go_on_with_weights_that_mean_another_thing(
+  tmp_path, changes, differs
+):
+  config = tiny.diffusion()
+  checkpoint.write_config(tmp_path, config)
+  same_model.check_workdir(tmp_path, tiny.diffusion(batch_size=16))
+  with pytest.raises(UserError, match=f'{differs}.*init_from'):
+    same_model.check_workdir(tmp_path, tiny.diffusion(**changes))
+  # And a first stage has neither.
+  first = tmp_path / 'first'
+  checkpoint.write_config(first, tiny.first_stage())
+  same_model.check_workdir(first, tiny.first_stage(loss={'disc_weight': 0.1}))

@@ -51,6 +51,15 @@ def test_prompts_are_taken_in_turn():
   assert num == 3 and told['text'] == ['a red circle', 'x', 'a red circle']
   np.testing.assert_array_equal(arrays['tokens'][0], arrays['tokens'][2])
   assert inputs_of(prepare, prompt=['a red circle'])[0] == 16
+  assert inputs_of(prepare, prompt=list('abcdefghijklmnopqrst'))[0] == 20
+
+
+def test_every_prompt_of_an_image_is_drawn(folder):
+  prepare = text.Prepare(vocab_file='scenes', length=16)
+  given = dict(prompt=['x', 'y'], image=str(folder / '0.png'), strength=0.5)
+  num, told, arrays = inputs_of(prepare, **given)
+  assert num == 2 and told['text'] == ['x', 'y']
+  assert arrays['image'].shape == (2, 16, 24, 3)
 
 
 def test_a_folder_of_pairs_decides_how_many(folder):

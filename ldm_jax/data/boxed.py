@@ -121,6 +121,11 @@ def hold_out(
 ) -> list[str]:
   """The files of one side; '' takes the others' places."""
   if not share:
+    if not is_train:
+      logging.warning(
+        'No images are held out (data.holdout=0): evaluation uses those of '
+        'training.'
+      )
     return list(files)
   return [
     file if is_held_out(name, share) != is_train else ''

@@ -3,8 +3,8 @@
   PATH/annotations/instances_train2017.json   PATH/train2017/*.jpg
 
 One `instances.json` without a split works too, beside its images or a folder
-of them; a share of the images is then held out. Classes are numbered from 0 in
-the order of their ids.
+of them, and so does one of `train` alone; a share of the images is then held
+out. Classes are numbered from 0 in the order of their ids.
 """
 
 import glob
@@ -63,27 +63,37 @@ def open_coco(
 
 
 def _find(root: str, split: str) -> tuple[str, bool]:
-  """(the annotations' file, whether it is of all splits)."""
+  """(the annotations' file, whether the other split is to come of it too)."""
   found = sorted(
     file
-    for where in ('', 'annotations', '*')
+    for where in ('', '*')
     for file in glob.glob(os.path.join(glob.escape(root), where, '*.json'))
     if 'instances' in os.path.basename(file)
     or os.path.basename(file) == '_annotations.coco.json'
   )
-  for alias in boxed.aliases(split):
-    for file in found:
-      parts = os.path.relpath(file, root).removesuffix('.json')
-      if re.search(rf'(^|[_/\\]){re.escape(alias)}\d*($|[_/\\])', parts):
-        return file, False
+  of_train = _of_split(found, root, 'train')
+  if of := _of_split(found, root, split):
+    return of[0], found == of_train and len(found) == 1
   single = [f for f in found if os.path.basename(f) == 'instances.json']
-  if len(single) == 1:
-    return single[0], True
+  for alone in (single, of_train if found == of_train else []):
+    if len(alone) == 1:
+      return alone[0], True
   names = ', '.join(os.path.relpath(f, root) for f in found) or 'none'
   raise UserError(
     f'{root} has no COCO annotations for the split {split!r}, such as'
     f' annotations/instances_{split}2017.json; found: {names}.'
   )
+
+
+def _of_split(files: list[str], root: str, split: str) -> list[str]:
+  """Those that name the split, by its first names first."""
+  found = []
+  for alias in boxed.aliases(split):
+    named = re.compile(rf'(^|[_/\\]){re.escape(alias)}\d*($|[_/\\])')
+    for file in files:
+      if named.search(os.path.relpath(file, root).removesuffix('.json')):
+        found.append(file)
+  return list(dict.fromkeys(found))
 
 
 def _load(file: str) -> dict:

@@ -11,6 +11,7 @@ with the cache and without; only the crop must be a fixed one.
 
 import json
 import os
+import socket
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def describe(source, spec: DataSpec, first_stage: str, shape) -> dict:
   Args:
     source: the images.
     spec: how they become squares.
-    first_stage: digest of the encoder's weights.
+    first_stage: digest of the encoder and its weights.
     shape: of an example's record.
   """
   check_crop(spec)
@@ -124,7 +125,9 @@ def write_shard(path: str, rows) -> None:
   """Writes (labels, float32 [versions h w c]) rows; whole or not at all."""
   from array_record.python.array_record_module import ArrayRecordWriter
 
-  with whole.written(path) as place:
+  # Of two runs that fill the same cache, the later shard takes the place.
+  mine = f'{socket.gethostname()}.{os.getpid()}'
+  with whole.written(path, mine) as place:
     writer = ArrayRecordWriter(str(place), 'group_size:1')
     for labels, values in rows:
       plain = {

@@ -148,15 +148,15 @@ def open_pairs(
 ) -> Pairs:
   """The pairs of a split below `path`; raises UserError.
 
-  Without folders that name splits, `holdout` of the pairs is evaluated on.
+  Without a folder but for training, `holdout` of the pairs is evaluated on.
   """
   root = check_folder(path)
   found = find(root)
   splits = {key[0] for key in found}
-  if splits == {''}:
+  if splits <= {'', *boxed.aliases('train')}:
     names = [key[1] for key in found]
     kept = boxed.hold_out(names, names, holdout, is_train)
-    found = {key: pair for key, pair in found.items() if key[1] in set(kept)}
+    found = {k: pair for (k, pair), name in zip(found.items(), kept) if name}
   else:
     own = set(boxed.aliases(split))
     if not own & splits:

@@ -117,8 +117,11 @@ class ClipPieces:
     return self('')
 
 
-_CLIP_FILES = ('vocab.json', 'merges.txt', 'tokenizer.json',
-               'tokenizer_config.json', 'special_tokens_map.json')  # fmt: skip
+# What a folder of CLIP's tokenizer may hold.
+CLIP_FILES = (
+    'vocab.json', 'merges.txt', 'added_tokens.json', 'tokenizer.json',
+    'tokenizer_config.json', 'special_tokens_map.json',
+)  # fmt: skip
 
 
 def files_of(task: Mapping[str, Any]) -> dict[str, bytes]:
@@ -133,7 +136,7 @@ def files_of(task: Mapping[str, Any]) -> dict[str, bytes]:
   try:
     if not path.is_dir():  # CLIP's are several, in a folder.
       return {'vocab.txt': path.read_bytes()}
-    there = [name for name in _CLIP_FILES if (path / name).is_file()]
+    there = [name for name in CLIP_FILES if (path / name).is_file()]
     return {name: (path / name).read_bytes() for name in there}
   except OSError as error:
     raise UserError(

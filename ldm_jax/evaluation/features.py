@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.evaluation import resize
 from ldm_jax.nn import conv
-from ldm_jax.types import Array, Params
+from ldm_jax.types import Array, Params, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,18 @@ class Network:
       each = [resize.bilinear_tf1(x[None], (self.size,) * 2) for x in images]
       batch = jax.device_put(jnp.concatenate(each), split)
     else:
-      shapes = sorted({image.shape[:2] for image in images})
-      raise ValueError(f'{self.name} takes one size at a time: {shapes}')
+      self.check_sizes(images)
     return self._run(self._placed, batch)
+
+  def check_sizes(self, images: Iterable[np.ndarray]) -> None:
+    """Raises UserError where they have several, and it takes but one."""
+    shapes = sorted({image.shape[:2] for image in images})
+    if len(shapes) > 1 and not self.size:
+      raise UserError(
+        f'A {self.name} takes images of one size, and these have several: '
+        f'{", ".join(f"{h}x{w}" for h, w in shapes[:4])}. Bring them to one, '
+        'or name --metrics without random_frechet and neighbours.'
+      )
 
 
 @dataclasses.dataclass

@@ -33,12 +33,6 @@ class Moments:
     if self._waiting >= _ROWS:
       self._flush()
 
-  def merge(self, other: 'Moments') -> None:
-    """Adds the rows that another has seen."""
-    other._flush()
-    self._flush()
-    self._join(other._count, other._mean, other._scatter)
-
   def _flush(self):
     if not self._waiting:
       return

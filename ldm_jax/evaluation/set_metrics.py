@@ -31,7 +31,16 @@ def _frechet(name, features):
     a, b = samples.moments[features], reference.moments[features]
     return {name: frechet_distance(*a, *b)}
 
-  return compute
+  return Metric(compute, moments=(features,), check=_check_frechet)
+
+
+def _check_frechet(samples, reference, protocol):
+  del protocol
+  if 1 in (samples, reference):
+    raise UserError(
+      'A Fréchet distance needs 2 images on either side, and of one there is '
+      'but 1.'
+    )
 
 
 def _kid(samples, reference, protocol):
@@ -83,8 +92,8 @@ def _check_density_coverage(samples, reference, protocol):
 
 # Under Inception.
 METRICS = {
-  'fid': Metric(_frechet('fid', 'pool'), moments=('pool',)),
-  'sfid': Metric(_frechet('sfid', 'spatial'), moments=('spatial',)),
+  'fid': _frechet('fid', 'pool'),
+  'sfid': _frechet('sfid', 'spatial'),
   'kid': Metric(_kid, rows=('pool',), check=_check_kid),
   'is': Metric(_inception_score, rows=('logits',), reference=False),
   'pr': Metric(
@@ -96,7 +105,7 @@ METRICS = {
 }
 # Under the random network, which needs no file.
 RANDOM = {
-  'random_frechet': Metric(_frechet('random_frechet', 'pool'), ('pool',)),
+  'random_frechet': _frechet('random_frechet', 'pool'),
 }
 
 

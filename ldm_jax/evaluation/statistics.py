@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ldm_jax.evaluation import features, npz
+from ldm_jax.evaluation import features
 from ldm_jax.evaluation.features import Network, Pace
 from ldm_jax.evaluation.image_sets import ImageSet
 from ldm_jax.evaluation.moments import Moments
@@ -80,9 +80,18 @@ def measure_cached(
     for name in wanted.get(kind, ())
   )
   if lacks:
-    found = measure(network, images, **wanted)
+    new = measure(network, images, **wanted)
+    found = new if found is None else _together(found, new)
     _store(path, found)
   return found
+
+
+def _together(old: Statistics, new: Statistics) -> Statistics:
+  return dataclasses.replace(
+    new,
+    moments={**old.moments, **new.moments},
+    rows={**old.rows, **new.rows},
+  )
 
 
 def _store(path: pathlib.Path, found: Statistics) -> None:
@@ -115,11 +124,3 @@ def _load(path: pathlib.Path, images: ImageSet) -> Statistics | None:
       )
   except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
     return None  # Not there, or cut off by a kill: computed again.
-
-
-def of_npz(path: str, images: ImageSet | None) -> Statistics | None:
-  """What an ADM npz says of itself: its moments, without its images."""
-  moments = npz.read_statistics(path)
-  if not moments:
-    return None
-  return Statistics(path, images.count if images else 0, moments, {})

@@ -62,6 +62,11 @@ def compvis(config, items, meta, step) -> str:
       "The network predicts v, which the authors' own code does not know; "
       'later forks of it do.'
     )
+  if config.get('schedule', {}).get('zero_terminal_snr'):
+    notes.append(
+      'Its noise schedule ends without signal. `config.yaml` has no key for '
+      'that; the buffers in the checkpoint do, once they are loaded.'
+    )
   task = config.get('task', {})
   bert = masked_image.encoder_of(task.get('name')) == 'text'
   if bert and task.get('vocab_file'):

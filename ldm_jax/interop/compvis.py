@@ -100,6 +100,7 @@ def read_state(
       'carried': bool(carried),
       'scale_by_std': read.scale_by_std,
       'flat_clip': flat_clip,
+      'clip_version': read.version,
     },
   }
   if diffusion:
@@ -111,7 +112,7 @@ def read_state(
       # The release conditions on a latent that it does not scale.
       config['task'] = {**config['task'], 'latent_scale': 1.0 / scale}
     meta['use_ema'] = _use_ema(use_ema, read.use_ema, has_ema, path, notes)
-    if 'ema' not in items:
+    if not has_ema:  # `initial` has a random one.
       items['ema'] = items['model']['unet']
   if carried:
     items['carried'] = names.nest(carried)
@@ -135,7 +136,8 @@ def write_state(
   config = dict(config)
   source = meta.get('source') or {}
   if source.get('format') != 'compvis':
-    source = {'ema': True, 'copies': True, 'position_ids': True}
+    ema = meta.get('use_ema', True)  # As config.yaml says.
+    source = {'ema': ema, 'copies': True, 'position_ids': True}
   came = source.get('format') == 'compvis'
   rows = compvis_names.table(config)
   if source['ema']:
@@ -144,8 +146,9 @@ def write_state(
   carried = names.flatten(items.get('carried', {}))
   if 'unet' in config and not came:
     tensors |= compvis_buffers.buffers(config['schedule'])
-    tensors[EMA_STATE[0]] = np.float32(config.get('ema_decay', 0.9999))
-    tensors[EMA_STATE[1]] = np.int32(step)
+    if source['ema']:
+      tensors[EMA_STATE[0]] = np.float32(config.get('ema_decay', 0.9999))
+      tensors[EMA_STATE[1]] = np.int32(step)
   for row in compvis_names.unused(config):
     if not came:
       tensors[row.theirs] = np.zeros(row.shape, np.float32)

@@ -58,6 +58,15 @@ def find_schedule(
   tolerance = 1e-2 if half else 1e-5
   if _follows(section, given, tolerance):
     return dict(section)
+  # Their configs have no key for it, and ours writes none there.
+  zero = {**section, 'zero_terminal_snr': True}
+  if _follows(zero, given, tolerance):
+    notes.append(
+      'The schedule in the checkpoint ends without signal '
+      '(schedule.zero_terminal_snr), which its config does not say; the '
+      "checkpoint's is used, as released."
+    )
+    return zero
   for guess in _guesses(given):
     if _follows(guess, given, max(tolerance, 1e-4)):
       notes.append(

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ldm_jax.interop import compvis_names, masked_image
+from ldm_jax.interop import clip_names, compvis_names, masked_image
 from ldm_jax.interop.compvis_config import LOSS_KEYS, OWN
 from ldm_jax.types import UserError
 
 _AUTOENCODERS = 'ldm.models.autoencoder.'
 _ENCODERS = 'ldm.modules.encoders.modules.'
+_GELU = 'quick_gelu'  # OpenAI's.
 _IDENTITY = {'target': 'torch.nn.Identity'}
 
 # task -> (conditioning_key, cond_stage_key)
@@ -74,7 +75,7 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
     **({'conditioning_key': key} if key else {}),
     'unet_config': unet(config, side),
     'first_stage_config': first_stage(section, resolution),
-    'cond_stage_config': conditioner(config['task']),
+    'cond_stage_config': conditioner(config['task'], meta),
   }  # fmt: skip
   target = 'LatentDiffusion'
   if name in masked_image.TASKS:
@@ -209,7 +210,9 @@ def unet(config: Mapping[str, Any], side: int) -> dict[str, Any]:
   return {'target': target, 'params': params}
 
 
-def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
+def conditioner(
+  task: Mapping[str, Any], meta: Mapping[str, Any]
+) -> str | dict[str, Any]:
   """The conditioning stage."""
   name = task['name']
   if name == 'unconditional':
@@ -219,11 +222,7 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
   if name in ('super_resolution', 'retrieval'):
     return _IDENTITY
   if masked_image.encoder_of(name) == 'clip_text':
-    length = task.get('max_length')
-    return {
-      'target': f'{_ENCODERS}FrozenCLIPEmbedder',
-      **({'params': {'max_length': length}} if length else {}),
-    }
+    return _clip(task, meta.get('source') or {})
   if name == 'class_label':
     params = {'n_classes': task['num_classes'], 'embed_dim': task['width'],
               'key': 'class_label'}  # fmt: skip
@@ -247,6 +246,24 @@ def conditioner(task: Mapping[str, Any]) -> str | dict[str, Any]:
     'embedding_dropout': t.get('dropout', 0.0),
   }
   return {'target': f'{_ENCODERS}BERTEmbedder', 'params': params}
+
+
+def _clip(task: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+  """OpenAI's ViT-L/14, or what an import's config named."""
+  if source.get('format') != 'compvis':
+    t = compvis_names.filled({**clip_names.DEFAULTS, 'activation': _GELU}, task)
+    for key, wanted in clip_names.DEFAULTS.items():
+      inner = (0, 4 * clip_names.DEFAULTS['width'])
+      holds = t[key] in inner if key == 'ffn_width' else t[key] == wanted
+      _require(holds, f'task.{key}', wanted)
+    _require(t['activation'] == _GELU, 'task.activation', _GELU)
+  params = {
+    'version': source.get('clip_version'),
+    'max_length': task.get('max_length'),
+  }
+  params = {key: value for key, value in params.items() if value}
+  target = f'{_ENCODERS}FrozenCLIPEmbedder'
+  return {'target': target, **({'params': params} if params else {})}
 
 
 def _require(holds: bool, key: str, value: Any):

@@ -152,6 +152,13 @@ class _Folder:
       self.place('scheduler', 'scheduler_config.json'),
     )
     self.notes += notes
+    if sampling != {'sampler': 'ddim', 'spacing': 'leading'}:
+      self.notes.append(
+        'sample.py draws with DDIM unless told otherwise; as the folder says '
+        'it does with --sampler={sampler} --spacing={spacing}.'.format(
+          **sampling
+        )
+      )
     self.config = {
       'stage': 'diffusion',
       'first_stage': section,

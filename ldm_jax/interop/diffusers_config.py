@@ -337,7 +337,8 @@ def scheduler(values: Mapping, place: str) -> tuple[dict, dict, dict, list]:
   if found is None:
     notes.append(
       f'{place}: timestep_spacing={spacing!r}, steps_offset={offset}, '
-      f'set_alpha_to_one={final} has no equal here; spacing={own!r} is used.'
+      f'set_alpha_to_one={final} has no equal here; {own!r} comes '
+      'nearest.'
     )
   if plms and not values.get('skip_prk_steps', False):
     notes.append(
@@ -365,7 +366,7 @@ def _sampler(c: Component, notes: list) -> tuple[str, str]:
   sampler = SAMPLERS.get(c.class_name)
   if sampler is None:
     notes.append(
-      f'{c.place}: {c.class_name} is not a sampler here; DDIM is used.'
+      f'{c.place}: {c.class_name} is not a sampler here; DDIM stands for it.'
     )
     return 'ddim', 'leading'
   if sampler not in ('dpmpp_2m', 'unipc'):
@@ -376,6 +377,6 @@ def _sampler(c: Component, notes: list) -> tuple[str, str]:
   elif kind not in (None, 'dpmsolver++') or order != 2:
     notes.append(
       f'{c.place}: algorithm_type={kind!r}, solver_order={order} is no '
-      f'sampler here; {sampler!r} of order 2 is used.'
+      f'sampler here; {sampler!r} of order 2 comes nearest.'
     )
   return sampler, 'log_snr'

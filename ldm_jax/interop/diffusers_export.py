@@ -47,7 +47,8 @@ def write_folder(
   """
   if config.get('stage') == 'first_stage':
     section = config['first_stage']
-    scale = meta.get('source', {}).get('scaling_factor') or 1.0
+    # What came without a factor leaves without; their default is not 1.
+    scale = meta.get('source', {}).get('scaling_factor', 1.0)
     _write_first_stage(section, items, out, config['data']['size'], scale)
     return []
   return _Export(config, items, meta, out).write(tokenizer or {})
@@ -246,7 +247,7 @@ class _Export:
 
 
 def _write_first_stage(
-  section: Mapping, items: Mapping, folder: str, size: int, scale: float
+  section: Mapping, items: Mapping, folder: str, size: int, scale: float | None
 ) -> str:
   """Writes one autoencoder; returns its class."""
   if section['name'] == 'identity':

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax.diffusion import schedule as schedules
 from ldm_jax.interop import clip_names, compvis_names
 from ldm_jax.interop.diffusers_config import (
   FIRST_STAGES,
@@ -16,6 +17,7 @@ from ldm_jax.types import UserError
 
 # The version whose keys these are.
 _VERSION = {'_diffusers_version': '0.42.1'}
+_COSINE_S = 8e-3  # Their only one.
 _BY_OURS = lambda table: {ours: theirs for theirs, ours in table.items()}
 
 
@@ -25,15 +27,23 @@ def _set(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def first_stage(
-  section: Mapping, image_size: int, scale_factor: float
+  section: Mapping, image_size: int, scale_factor: float | None
 ) -> dict[str, Any]:
-  """AutoencoderKL's or VQModel's config."""
+  """AutoencoderKL's or VQModel's config.
+
+  Raises:
+    UserError: they have no such autoencoder.
+  """
   s = {**compvis_names.FIRST_STAGE_DEFAULTS, **_set(section)}
   if s['name'] == 'kl' and s['z_channels'] != s['embed_dim']:
     raise UserError(
       f'first_stage: z_channels={s["z_channels"]} and embed_dim='
       f"{s['embed_dim']} differ; diffusers' AutoencoderKL has one number for "
       'both.'
+    )
+  if s.get('tanh_out'):
+    raise UserError(
+      'first_stage.tanh_out=True: the decoders of diffusers end without a tanh.'
     )
   levels = range(len(s['multipliers']))
   attends = lambda i: 'Attn' if i in s['attention_levels'] else ''
@@ -50,7 +60,7 @@ def first_stage(
     'norm_num_groups': s.get('norm_groups', 32),
     'out_channels': s['out_channels'],
     'sample_size': image_size,
-    'scaling_factor': scale_factor,
+    **({} if scale_factor is None else {'scaling_factor': scale_factor}),
     'up_block_types': [f'{attends(i)}UpDecoderBlock2D' for i in levels][::-1],
   }
   if s['name'] == 'vq':
@@ -182,7 +192,7 @@ def clip_text(task: Mapping) -> dict[str, Any]:
 def scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
   """DDIMScheduler's config, or PNDMScheduler's where the run samples so."""
   s = {'kind': 'linear', 'num_timesteps': 1000, 'start': 0.0015, 'end': 0.0195}
-  s |= _set(config.get('schedule', {}))
+  s |= {'cosine_s': _COSINE_S, **_set(config.get('schedule', {}))}
   sampling = _set(config.get('sampling', {}))
   # DDIM and PNDM visit whole timesteps; the run's own solver is not exported.
   spacing = sampling.get('spacing')
@@ -208,9 +218,10 @@ def scheduler(config: Mapping[str, Any]) -> dict[str, Any]:
     **({'rescale_betas_zero_snr': True} if zero else {}),
     **({'skip_prk_steps': True} if plms else {'clip_sample': False}),
   }
-  if s['kind'] in SCHEDULES.values():
+  named = s['kind'] in SCHEDULES.values()
+  if named and (s['kind'] != 'cosine' or s['cosine_s'] == _COSINE_S):
     result['beta_schedule'] = _BY_OURS(SCHEDULES)[s['kind']]
-  else:  # 'sqrt' has no name there.
-    beta = np.linspace(s['start'], s['end'], s['num_timesteps']) ** 0.5
-    result['trained_betas'] = beta.tolist()
+  else:  # Neither 'sqrt' nor another offset of 'cosine' has a name there.
+    a = schedules.make(**{**s, 'zero_terminal_snr': False}).alpha_bar
+    result['trained_betas'] = (1.0 - a / np.append(1.0, a[:-1])).tolist()
   return result

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 from typing import Any
 
 import numpy as np
 
+from ldm_jax.data import tokenize
 from ldm_jax.interop import files
 from ldm_jax.types import UserError
 
 _LARGEST_JSON = 2**26  # Bytes; a tokenizer of 50,000 words has four million.
 _WEIGHTS = ('diffusion_pytorch_model', 'model', 'pytorch_model')
+_ENDINGS = ('safetensors', 'bin')
+_PART = re.compile(r'-\d+-of-\d+\.')
 Special = tuple[int, int, int]
 
 
@@ -39,20 +43,29 @@ def read_json(path: str) -> Any:
 
 
 def read_weights(folder: str, legacy: bool = False) -> dict[str, np.ndarray]:
-  """A component's tensors, from one file or from several with an index."""
-  there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-  for stem in _WEIGHTS:
-    for ending in ('safetensors', 'bin'):
-      index = f'{stem}.{ending}.index.json'
-      if index in there:
-        return _read_shards(folder, index, legacy)
-      # Variants (fp16, ema) where there is nothing else.
-      found = [n for n in sorted(there) if n.startswith(f'{stem}.')
-               and n.endswith(f'.{ending}')]  # fmt: skip
-      if found:
-        name = f'{stem}.{ending}'
-        path = name if name in found else found[0]
-        return files.read_tensors(os.path.join(folder, path), legacy)
+  """A component's tensors, from one file or from several with an index.
+
+  Variants (fp16, non_ema) are read where there is nothing else.
+
+  Raises:
+    UserError: there are none, or parts of them without their index.
+  """
+  there = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+  kinds = [(stem, ending) for stem in _WEIGHTS for ending in _ENDINGS]
+  for variant in ('', r'\.[\w-]+'):
+    for stem, ending in kinds:
+      for name in there:
+        index = rf'{stem}\.{ending}\.index{variant}\.json'
+        if re.fullmatch(index, name):
+          return _read_shards(folder, name, legacy)
+        whole = re.fullmatch(rf'{stem}{variant}\.{ending}', name)
+        if whole and not _PART.search(name):
+          return files.read_tensors(os.path.join(folder, name), legacy)
+  if parts := [name for name in there if _PART.search(name)]:
+    raise UserError(
+      f'{folder} holds parts ({parts[0]}) and not the index that says which '
+      'belong together (....index.json).'
+    )
   raise UserError(
     f'{folder} holds no weights ({_WEIGHTS[0]}.safetensors, '
     f'{_WEIGHTS[1]}.safetensors, or .bin).'
@@ -100,25 +113,14 @@ def word_pieces(folder: str) -> tuple[Special | None, dict[str, bytes]]:
 def byte_pairs(folder: str, size: int) -> tuple[Special, dict[str, bytes]]:
   """(ids of start, end and padding, the files) of a CLIP tokenizer.
 
-  Without files, the ids are those of CLIP: the last of `size`.
+  Without files, the ids are those of CLIP: the last of `size`. With them, those
+  that prompts will get (`tokenize.ClipPieces`); UserError where they are none.
   """
-  kept = ('vocab.json', 'merges.txt', 'tokenizer.json',
-          'tokenizer_config.json', 'special_tokens_map.json')  # fmt: skip
-  there = [n for n in kept if os.path.isfile(os.path.join(folder, n))]
-  ids, pad = {}, '<|endoftext|>'
-  if 'vocab.json' in there:
-    ids = read_json(os.path.join(folder, 'vocab.json'))
-  elif 'tokenizer.json' in there:
-    ids = _vocabulary(os.path.join(folder, 'tokenizer.json'))
-  if 'tokenizer_config.json' in there:
-    settings = read_json(os.path.join(folder, 'tokenizer_config.json'))
-    pad = settings.get('pad_token') or pad
-    if isinstance(pad, dict):  # An added token, with its content.
-      pad = pad.get('content')
-  start = ids.get('<|startoftext|>', size - 2)
-  end = ids.get('<|endoftext|>', size - 1)
-  contents = {n: read_bytes(os.path.join(folder, n)) for n in there}
-  return (start, end, ids.get(pad, end)), contents
+  places = {n: os.path.join(folder, n) for n in tokenize.CLIP_FILES}
+  contents = {n: read_bytes(p) for n, p in places.items() if os.path.isfile(p)}
+  if not contents:
+    return (size - 2, size - 1, size - 1), {}
+  return tokenize.ClipPieces(folder).special_tokens, contents
 
 
 def _vocabulary(path: str) -> dict[str, int]:

@@ -37,7 +37,8 @@ _BUILTINS = (
 INERT = (
     'pytorch_lightning.', 'lightning.', 'lightning_fabric.', 'omegaconf.',
     'torch.optim.', 'ldm.', 'taming.', 'main.', 'numpy.dtype',
-    'numpy.core.multiarray.', 'numpy._core.multiarray.', 'argparse.Namespace',
+    'numpy.ndarray', 'numpy.core.multiarray.', 'numpy._core.multiarray.',
+    'argparse.Namespace',
     'collections.defaultdict', 'collections.Counter', 'collections.deque',
     'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib.PurePosixPath',
     'copyreg._reconstructor', 'copy_reg._reconstructor', 'typing.Any',

@@ -78,15 +78,13 @@ def notes(session: Session, metrics: Mapping[str, float]) -> list[str]:
       'convolutional network, because it needs no weights. It ranks images '
       'of one data set; it is not FID and must not be compared with one.'
     )
-  count = session.samples.count if 'fid' in metrics else 50_000
-  if count < 50_000:
+  options = session.options  # A sweep has several sets, all as large.
+  count = session.samples.count if options.samples else options.num
+  if 'fid' in metrics and count < 50_000:
     found.append(
       f'FID of {count} images is biased upward; the paper uses 50,000.'
     )
-  if (
-    session.options.inception
-    and not session.inception.about['is_the_published_file']
-  ):
+  if options.inception and not session.inception.about['is_the_published_file']:
     found.append('Inception’s weights are not those of the published file.')
   return found
 

@@ -26,6 +26,8 @@ from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
 
 _NEIGHBOURS_OF = 8
+# Images of a set whose sizes stand for all.
+_PROBES = 64
 
 
 def check(session: Session, *settings: Settings) -> None:
@@ -66,7 +68,7 @@ def check(session: Session, *settings: Settings) -> None:
   for table, network_of in _tables(session):
     _check_set(session, table, network_of)
   if 'neighbours' in session.metrics:
-    _ = session.neighbour_network, session.reference
+    _check_sizes(session, session.neighbour_network)
   if asked and of_run:
     first_stage_metrics.check_run(asked, session.num_codes)
     _ = session.originals, 'rfid' in asked and session.inception
@@ -96,11 +98,24 @@ def _check_set(session: Session, table: Mapping, network_of) -> None:
   wanted = set_metrics.needs(asked.values(), True)
   _, lacking = reference_moments(session, network_of(), wanted)
   reference = session.reference.count if any(lacking.values()) else 0
+  if reference:
+    _check_sizes(session, network_of())
   samples = session.options.num
   if session.options.samples:
     samples = session.samples.count
   for metric in asked.values():
     metric.check(samples, reference, session.options.protocol)
+
+
+def _check_sizes(session: Session, network: Network) -> None:
+  if network.size:
+    return
+  sets = [session.reference]
+  if session.options.samples:
+    sets.append(session.samples)
+  for images in sets:
+    some = np.linspace(0, images.count - 1, min(images.count, _PROBES))
+    network.check_sizes(images.read(int(i)) for i in some)
 
 
 def _tables(session: Session):

@@ -55,7 +55,8 @@ class SaveError(RuntimeError):
 class Checkpoints:
   """The checkpoints of one training run.
 
-  Every process of the run calls every method, in the same order.
+  Every process of the run calls every method, in the same order. As a context
+  it closes at the end.
   """
 
   def __init__(
@@ -135,6 +136,22 @@ class Checkpoints:
       self._error = None
       raise self._failure(step, error) from error
 
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, kind, error, trace) -> None:
+    """Closes; a save that is under way is finished whatever has happened.
+
+    Left to itself when the program ends, it would find that Python starts no
+    more threads.
+    """
+    try:
+      self.close()
+    except SaveError as failure:
+      if error is None:
+        raise
+      logging.error('%s', failure)  # `error` says why the program ends.
+
   def close(self) -> None:
     """Waits, then lets go of orbax's threads."""
     try:
@@ -165,12 +182,13 @@ class Checkpoints:
     return None if step < 0 else step
 
   def restore(
-    self, step: int, abstract_items: Items
+    self, step: int, abstract_items: Items, optional: Sequence[str] = ()
   ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(items, meta) of a step, placed as the abstract leaves' shardings say.
 
     `abstract_items` may name some items only; its leaves are arrays or
-    ShapeDtypeStructs, and those without a sharding go to the first device.
+    ShapeDtypeStructs, and those without a sharding go to the first device. What
+    lies below `optional` ('train/watch/') is None where the step has it not.
     Raises UserError where shapes or names do not fit (another model), and
     Damaged where the bytes are not those that were saved: then the folder has
     been set aside, and `latest()` is an older step.
@@ -188,7 +206,8 @@ class Checkpoints:
     if not _agree(intact):
       raise Damaged(f'Checkpoint {step} is damaged.')
     try:
-      return items_lib.restore(folder, manifest.read(folder), abstract_items)
+      content = manifest.read(folder)
+      return items_lib.restore(folder, content, abstract_items, optional)
     except Damaged as error:
       if jax.process_index() == 0:
         self._set_aside(step, error)
@@ -196,12 +215,12 @@ class Checkpoints:
       raise
 
   def restore_latest(
-    self, abstract_items: Items
+    self, abstract_items: Items, optional: Sequence[str] = ()
   ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
     """(step, items, meta) of the newest step that restores, or None."""
     while (step := self.latest()) is not None:
       try:
-        return step, *self.restore(step, abstract_items)
+        return step, *self.restore(step, abstract_items, optional)
       except Damaged:
         continue
     return None

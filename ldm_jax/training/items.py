@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.training import manifest
 from ldm_jax.types import UserError
@@ -172,8 +172,12 @@ def restore(
   folder: epath.Path,
   content: Mapping[str, Any],
   abstract_items: Mapping[str, Any],
+  optional: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
   """(items, meta), placed as the abstract leaves say, and verified.
+
+  Leaves below `optional`, beginnings of 'item/path', need not be those that
+  were saved: None stands for what is not there.
 
   Raises UserError where the items are not those that were saved, and
   manifest.Damaged where their values are not.
@@ -182,6 +186,8 @@ def restore(
     name: {path: _placed(leaf) for path, leaf in named_leaves(tree).items()}
     for name, tree in abstract_items.items()
   }
+  asked = {name: list(leaves) for name, leaves in named.items()}
+  named = _as_there(content, named, tuple(optional))
   _check_fit(folder, content, named)
   wanted = {
     name: ocp.args.StandardRestore(nested(stored(leaves)))
@@ -207,7 +213,7 @@ def restore(
       sums[f'{name}/{path}'] = describe(leaf, host_shards(leaf))['sums']
     # By name: the abstract tree's order need not be the nested dict's.
     items[name] = jax.tree.unflatten(
-      jax.tree.structure(tree), [leaves[path] for path in named[name]]
+      jax.tree.structure(tree), [leaves.get(path) for path in asked[name]]
     )
   manifest.verify_arrays(content, _over_processes(sums))
   return items, json.loads((folder / META).read_text())
@@ -218,6 +224,32 @@ def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _as_there(content, named, optional):
+  """`named`, with the leaves below `optional` that are in the checkpoint.
+
+  All of an item's are read, because orbax reads no part of one.
+  """
+  found = {
+    name: {
+      path: leaf
+      for path, leaf in leaves.items()
+      if not f'{name}/{path}'.startswith(optional)
+    }
+    for name, leaves in named.items()
+  }
+  for key, value in content['arrays'].items():
+    name, path = key.split('/', 1)
+    if name in named and optional and key.startswith(optional):
+      beside = next(iter(named[name].values())).sharding
+      if isinstance(beside, NamedSharding):
+        beside = NamedSharding(beside.mesh, PartitionSpec())
+      saved = jax.ShapeDtypeStruct(
+        value['shape'], value['dtype'], sharding=beside
+      )
+      found[name][path] = named[name].get(path, saved)
+  return found
 
 
 def _check_fit(folder, content, named):

@@ -86,6 +86,25 @@ def test_one_file_beside_its_images_is_held_out_by_name(tmp_path):
   assert 3 < len(files[1]) < 22
 
 
+def test_a_file_of_train_alone_is_shared_with_the_other_side(root):
+  folder = root / 'annotations'
+  (folder / 'instances_val2017.json').unlink()
+  sides = [
+    coco.open_coco(str(root), split, holdout=0.0, is_train=is_train).files
+    for split, is_train in (('train', True), ('validation', False))
+  ]
+  assert sides[0] == sides[1] and len(sides[0]) == 2
+
+
+def test_one_file_in_its_folder_is_found_once(tmp_path):
+  names = ['a.png', 'b.png']
+  store(tmp_path / 'images', names)
+  (tmp_path / 'annotations').mkdir()
+  text = json.dumps(annotations(names))
+  (tmp_path / 'annotations' / 'instances.json').write_text(text)
+  assert len(coco.open_coco(str(tmp_path), 'train')) == 2
+
+
 def test_images_with_too_few_boxes_are_left_out(root):
   with pytest.raises(UserError, match='3 to'):
     coco.open_coco(str(root), 'train', rule=boxed.Filter(min_boxes=3))

@@ -1,5 +1,7 @@
 """Pairs are found in any usual order of folders; maps keep their numbers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -44,8 +46,21 @@ def test_pairs_are_found_by_name(tmp_path, picture, map_, mode):
   source = open_source(DataSpec('pairs', 16, str(tmp_path)), 'train')
   assert len(source) == 1
   np.testing.assert_array_equal(source[0]['segmentation'], CLASSES)
-  with pytest.raises(UserError, match="'validation'.*train"):
-    open_source(DataSpec('pairs', 16, str(tmp_path)), 'validation')
+
+
+def test_a_folder_for_training_alone_is_shared(tmp_path, caplog):
+  for i in range(30):
+    store(tmp_path, f'train/images/{i}.png', f'train/labels/{i}.png')
+  spec = DataSpec('pairs', 16, str(tmp_path), holdout=0.3)
+  train, rest = (open_source(spec, s) for s in ('train', 'validation'))
+  assert len(train) + len(rest) == 30 and 2 < len(rest) < 17
+  assert not set(train.files) & set(rest.files)
+  with caplog.at_level('WARNING'):
+    all_of_them = open_source(dataclasses.replace(spec, holdout=0.0), 'val')
+  assert len(all_of_them) == 30 and 'data.holdout=0' in caplog.text
+  store(tmp_path, 'test/images/0.png', 'test/labels/0.png')
+  with pytest.raises(UserError, match="'validation'.*test, train"):
+    open_source(spec, 'validation')
 
 
 def test_without_splits_a_share_is_held_out(tmp_path):

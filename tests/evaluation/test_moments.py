@@ -25,13 +25,6 @@ def test_whatever_the_batches(size):
   assert_all_at_once(found, ROWS)
 
 
-def test_merged_parts_are_the_whole():
-  whole = moments.of([ROWS[:1]])
-  for part in (ROWS[1:3], ROWS[3:2000], ROWS[2000:]):
-    whole.merge(moments.of([part]))
-  assert_all_at_once(whole, ROWS)
-
-
 def stream(count, dim):
   for i in range(0, count, 250):
     rng = np.random.default_rng(i)

@@ -39,6 +39,10 @@ def test_the_cache_answers_for_the_same_and_only_for_it(images, tmp_path):
   assert pace(rows=()) is None
   assert pace() is not None  # The rows were not there.
   assert pace() is None and pace(moments=()) is None
+  only = dict(images=images.first(8))  # One after the other, both are kept.
+  assert pace(**only, rows=()) is not None
+  assert pace(**only, moments=()) is not None
+  assert pace(**only) is None
   assert pace(images=images.first(9)) is not None
   # As another preparation, or other weights, would be.
   other = Network(NETWORK.name, NETWORK.params, NETWORK.apply, 16)

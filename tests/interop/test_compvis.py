@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from ldm_jax import build
-from ldm_jax.interop import compvis, compvis_config, compvis_names, imported
+from ldm_jax.interop import (
+  compvis,
+  compvis_config,
+  compvis_names,
+  compvis_release,
+  imported,
+)
 from ldm_jax.types import UserError
 from tests.interop import released, states
 
@@ -103,6 +109,28 @@ def test_lenient_says_what_share_was_loaded():
     '% of the parameters' in note and RAW in note for note in one.notes
   )
   assert not any(note.startswith('100') for note in one.notes)
+
+
+def test_lenient_without_an_average_starts_one_from_the_weights():
+  content, state = faces(use_ema=False)
+  state = {k: v for k, v in state.items() if not k.startswith('model_ema.')}
+  fill = copy.deepcopy(read(content, state).items)
+  fill['ema']['conv_in']['bias'] = np.full(32, 7, np.float32)  # As drawn.
+  del state[RAW]
+  one = read(content, state, initial=lambda config: fill)
+  jax.tree.map(
+    np.testing.assert_array_equal, one.items['ema'], one.items['model']['unet']
+  )
+
+
+def test_what_was_not_of_the_release_goes_without_an_average_it_lacks():
+  content, state = faces()
+  one = read(content, state)
+  assert EMA in compvis.write_state(one.config, one.items, {})
+  other = {'use_ema': False, 'source': {'format': 'diffusers'}}
+  found = compvis.write_state(one.config, one.items, other)
+  assert not [name for name in found if name.startswith('model_ema.')]
+  assert RAW in found
 
 
 def test_what_sampling_leaves_behind_and_losses_are_never_fatal():
@@ -305,6 +333,15 @@ def test_a_first_stage_of_grey_images():
     {'params': params}, 9 * jnp.ones((1, 4, 4, 3)), method='decode'
   )
   assert decoded.shape[-1] == 1 and jnp.abs(decoded).max() <= 1
+
+
+def test_a_named_text_encoder_stays_named():
+  content = released.tiny(released.stable_diffusion())
+  stage = content['model']['params']['cond_stage_config']
+  stage['params'] = {'version': 'someone/clip'}
+  one = read(content, states.random_state(content))
+  written = compvis_release.write(one.config, one.meta)['model']['params']
+  assert written['cond_stage_config']['params'] == {'version': 'someone/clip'}
 
 
 def test_a_prompt_shorter_than_clips_table():

@@ -60,6 +60,15 @@ def test_a_schedule_is_known_by_its_buffers(section):
     np.testing.assert_allclose(again[name], x, rtol=1e-4, err_msg=name)
 
 
+def test_a_schedule_without_a_last_signal_is_known_by_its_buffers():
+  zero, notes = {**LINEAR, 'zero_terminal_snr': True}, []
+  tensors = compvis_buffers.buffers(zero)
+  assert compvis_buffers.find_schedule(LINEAR, tensors, '', notes) == zero
+  assert 'zero_terminal_snr' in notes[0]
+  exact = {'alphas_cumprod': np.append(tensors['alphas_cumprod'][:-1], 0)}
+  assert compvis_buffers.find_schedule(LINEAR, exact, '', notes) == zero
+
+
 def test_a_config_that_agrees_is_left_as_it_is():
   notes = []
   tensors = compvis_buffers.buffers(LINEAR)

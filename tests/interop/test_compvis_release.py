@@ -66,6 +66,27 @@ def test_what_the_release_cannot_hold_is_refused(sections, named):
     compvis_release.write(config(**sections), {})
 
 
+@pytest.mark.parametrize(
+  ('task', 'named'),
+  [
+    ({'width': 1024}, 'task.width=768'),
+    ({'activation': 'gelu'}, 'task.activation=quick_gelu'),
+    ({'ffn_width': 2048}, 'task.ffn_width=0'),
+    ({'vocab_size': 49409}, 'task.vocab_size=49408'),
+  ],
+)
+def test_only_openais_clip_goes_without_a_name(task, named):
+  found = config(released.stable_diffusion)
+  write = lambda task, meta: compvis_release.write(
+    {**found, 'task': {**found['task'], **task}}, meta
+  )['model']['params']['cond_stage_config']
+  plain = {'target': 'ldm.modules.encoders.modules.FrozenCLIPEmbedder'}
+  assert write({'ffn_width': 3072, 'activation': 'quick_gelu'}, {}) == plain
+  with pytest.raises(UserError, match=named):
+    write(task, {'source': {'format': 'diffusers'}})
+  assert write(task, {'source': {'format': 'compvis'}}) == plain
+
+
 def test_first_stages_keep_their_losses_settings():
   content = released.first_stage_config('vq-f4')
   content['model']['params']['lossconfig']['params'] |= {

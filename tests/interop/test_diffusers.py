@@ -80,6 +80,19 @@ def test_an_autoencoder_alone(section, tmp_path):
   assert 'scale_factor' not in imported.meta
 
 
+def test_an_autoencoder_without_a_scaling_factor_leaves_without(tmp_path):
+  config = {'stage': 'first_stage', 'first_stage': folders.KL,
+            'data': {'size': 24}}  # fmt: skip
+  items = folders.random_items(config)
+  for given, written in ((None, None), (0.25, 0.25)):
+    meta = {'source': {'format': 'diffusers', 'scaling_factor': given}}
+    diffusers_export.write_folder(config, items, meta, str(tmp_path))
+    values = json.loads((tmp_path / 'config.json').read_text())
+    assert values.get('scaling_factor') == written
+    imported = diffusers.read_folder(str(tmp_path))
+    assert imported.meta['source']['scaling_factor'] == written
+
+
 def test_what_is_a_folder_of_diffusers(tmp_path):
   assert not diffusers.is_folder(str(tmp_path))
   (tmp_path / 'config.json').write_text('{"model_type": "bert"}')
@@ -127,6 +140,29 @@ def test_weights_in_several_files(uncond):
   index['weight_map']['conv_in.bias'] = '../vqvae/secret.safetensors'
   index_path.write_text(json.dumps(index))
   with pytest.raises(UserError, match='secret.* not in its folder'):
+    diffusers.read_folder(str(folder))
+
+
+def test_variants_are_read_where_there_is_nothing_else(uncond):
+  folder, items = uncond
+  path = weights(folder, 'unet')
+  tensors = safetensors.numpy.load_file(path)
+  other = {name: x + 1 for name, x in tensors.items()}
+  path.unlink()
+  # In parts, with diffusers' name of their index.
+  part = f'{path.stem}.fp16-00001-of-00001.safetensors'
+  safetensors.numpy.save_file(other, path.with_name(part))
+  index = path.with_name(f'{path.name}.index.fp16.json')
+  index.write_text(json.dumps({'weight_map': dict.fromkeys(other, part)}))
+  found = diffusers.read_folder(str(folder)).items['model']['unet']
+  bias = items['ema']['conv_in']['bias']
+  np.testing.assert_array_equal(found['conv_in']['bias'], bias + 1)
+  whole = path.with_suffix('.bin')
+  torch_writer.write(str(whole), tensors, 0)
+  folders.assert_same(diffusers.read_folder(str(folder)).items, items)
+  whole.unlink()
+  index.unlink()
+  with pytest.raises(UserError, match='holds parts .*fp16-00001-of-00001'):
     diffusers.read_folder(str(folder))
 
 

@@ -178,7 +178,7 @@ def test_schedulers():
   [
     (dict(_class_name='LMSDiscreteScheduler'), 'LMSDiscreteScheduler'),
     (dict(_class_name='UniPCMultistepScheduler',
-          timestep_spacing='linspace'), "spacing='log_snr' is used"),
+          timestep_spacing='linspace'), "'log_snr' comes nearest"),
     (dict(_class_name='DPMSolverMultistepScheduler', solver_order=3,
           use_karras_sigmas=True), 'solver_order=3'),
     (dict(_class_name='PNDMScheduler', set_alpha_to_one=True), 'Runge-Kutta'),

@@ -106,8 +106,21 @@ def test_solvers_without_a_scheduler_go_as_ddim(spacing):
   assert schedule['zero_terminal_snr'] is True
 
 
-def test_a_schedule_without_a_name_there_goes_as_its_betas():
-  config = {'schedule': dict(kind='sqrt', num_timesteps=9, start=0.01)}
-  beta = diffusers_release.scheduler(config)['trained_betas']
-  made = schedules.make('sqrt', 9, 0.01)
+@pytest.mark.parametrize(
+  'schedule',
+  [
+    dict(kind='sqrt', num_timesteps=9, start=0.01),
+    dict(kind='cosine', num_timesteps=9, cosine_s=0.02),
+  ],
+)
+def test_a_schedule_without_a_name_there_goes_as_its_betas(schedule):
+  written = diffusers_release.scheduler({'schedule': schedule})
+  beta = written['trained_betas']
+  made = schedules.make(**schedule)
   np.testing.assert_allclose(np.cumprod(1 - np.array(beta)), made.alpha_bar)
+  assert 'beta_schedule' not in written
+
+
+def test_a_last_tanh_has_no_equal():
+  with pytest.raises(UserError, match='tanh_out=True'):
+    diffusers_release.first_stage(folders.KL | dict(tanh_out=True), 16, 0.5)

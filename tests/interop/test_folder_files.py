@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ldm_jax.data.tokenize import ClipPieces
 from ldm_jax.interop import folder_files
 from ldm_jax.types import UserError
 from tests import clip_vocabulary
@@ -57,6 +58,30 @@ def test_byte_pairs(tmp_path):
     settings.write_text(json.dumps({'pad_token': pad}))
     special, _ = folder_files.byte_pairs(str(tmp_path), 49408)
     assert special == (start, end, 0)
+  # The older file wins, as transformers has it, and prompts are padded so.
+  old = tmp_path / 'special_tokens_map.json'
+  old.write_text(json.dumps({'pad_token': '"'}))
+  special, files = folder_files.byte_pairs(str(tmp_path), 49408)
+  assert special == (start, end, 1) and old.name in files
+  assert ClipPieces(tmp_path, 4).empty().tolist() == [start, end, 1, 1]
+
+
+def test_learned_words_of_older_tokenizers_come_along(tmp_path):
+  clip_vocabulary.write(tmp_path)
+  added = {'<cat-toy>': clip_vocabulary.SIZE}
+  (tmp_path / 'added_tokens.json').write_text(json.dumps(added))
+  _, files = folder_files.byte_pairs(str(tmp_path), 49408)
+  assert json.loads(files['added_tokens.json']) == added
+  ids = ClipPieces(tmp_path, 5)('red <cat-toy>')
+  assert ids.tolist()[:4] == [
+    clip_vocabulary.START, 513, clip_vocabulary.SIZE, clip_vocabulary.END,
+  ]  # fmt: skip
+
+
+def test_a_tokenizer_that_is_none_is_named(tmp_path):
+  (tmp_path / 'tokenizer_config.json').write_text('{}')
+  with pytest.raises(UserError, match='holds no CLIP tokenizer'):
+    folder_files.byte_pairs(str(tmp_path), 49408)
 
 
 def test_files_that_are_not_there_or_too_large(tmp_path, monkeypatch):

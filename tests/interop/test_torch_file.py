@@ -1,6 +1,7 @@
 """PyTorch's files without PyTorch: what is in them, and what is refused."""
 
 import os
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -90,6 +91,17 @@ def test_what_trainers_add_is_passed_over(folder):
     dtype=hostile.name('torch', 'float32'),
   )
   (folder / 'x.ckpt').write_bytes(hostile.of(body))
+  assert list(files.read_tensors('x.ckpt')) == ['x']
+
+
+@pytest.mark.parametrize('protocol', [2, 4])
+def test_arrays_of_numpy_beside_the_tensors_are_passed_over(folder, protocol):
+  # What pickle makes of one, without its head and its end.
+  array = pickle.dumps(np.arange(3.0), protocol)
+  body = array[11 if protocol == 4 else 2 : -1]
+  state = hostile.mapping(x=hostile.tensor())
+  whole = hostile.mapping(loss=body, state_dict=state)
+  (folder / 'x.ckpt').write_bytes(hostile.of(whole))
   assert list(files.read_tensors('x.ckpt')) == ['x']
 
 

@@ -12,6 +12,7 @@ from ldm_jax.evaluation import inception, npz, protocols, report
 from ldm_jax.evaluation.features import Network
 from ldm_jax.measuring import evaluate
 from ldm_jax.measuring.options import Options
+from ldm_jax.measuring.session import Session
 from ldm_jax.types import UserError
 from tests.coordinator import Coordinator, join
 
@@ -135,6 +136,14 @@ def test_the_others_stay_until_the_first_has_measured(tmp_path, monkeypatch):
     out=str(out),
   )
   assert found == {} and coordinator.asked == 4 and not out.exists()
+
+
+def test_the_note_on_fid_draws_nothing(text_run):
+  """A sweep has none of the session's own samples."""
+  session = Session(Options(workdir=str(text_run), num=10), say=print)
+  notes = evaluate.notes(session, {'fid': 1.0})
+  assert any('FID of 10 images' in note for note in notes)
+  assert 'samples' not in session.__dict__
 
 
 def test_versions_name_the_devices():

@@ -118,6 +118,35 @@ def test_pairs_are_refused_where_one_side_lacks_images(tmp_path):
     numbers.check(found, Settings(2))
 
 
+@pytest.mark.parametrize('metric', ['random_frechet', 'neighbours'])
+def test_sets_of_several_sizes_are_refused_before_anything_is_measured(
+  tmp_path, metric
+):
+  for folder, sizes in (('a', (32, 32)), ('b', (32, 40))):
+    (tmp_path / folder).mkdir()
+    for i, size in enumerate(sizes):
+      Image.new('RGB', (size, 32)).save(tmp_path / folder / f'{i}.png')
+  a, b = str(tmp_path / 'a'), str(tmp_path / 'b')
+  check = lambda samples, reference: numbers.check(
+    opened(
+      samples=samples,
+      reference=reference,
+      metrics=(metric,),
+      cache=str(tmp_path / 'cache'),
+    )
+  )
+  check(a, a)
+  for pair in ((a, b), (b, a)):
+    with pytest.raises(UserError, match='of one size.*32x32, 32x40'):
+      check(*pair)
+
+
+def test_a_single_image_has_no_frechet_distance(text_run):
+  found = opened(workdir=str(text_run), metrics=('random_frechet',), num=1)
+  with pytest.raises(UserError, match='needs 2 images on either side'):
+    numbers.check(found, Settings(2))
+
+
 def test_a_reference_npz_speaks_for_itself(tmp_path):
   """Its mu and sigma are taken; its images only where they are needed."""
   given = {'pool': (RNG.random(3), np.eye(3))}

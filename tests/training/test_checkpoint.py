@@ -3,7 +3,10 @@
 import functools
 import json
 import logging
+import pathlib
 import shutil
+import subprocess
+import sys
 import threading
 
 import jax
@@ -354,6 +357,63 @@ def test_a_failure_before_the_background_is_raised_at_once(
     checkpoints.save(2, small_items(2), {})
   checkpoints.close()
   assert checkpoints.latest() == 1
+
+
+_DIES = """
+import sys, time
+from tests.training.test_checkpoint import small_items
+from ldm_jax.training import checkpoint
+checkpoint.at_point = lambda name: time.sleep(name == 'arrays_written')
+with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+  checkpoints.save(5, small_items(), {})
+  raise RuntimeError('drawing failed')
+"""
+
+
+def test_a_program_that_dies_after_a_save_finishes_it(tmp_path):
+  """Python stops its threads' pools before it waits for other threads."""
+  found = subprocess.run(
+    [sys.executable, '-c', _DIES, str(tmp_path)],
+    cwd=pathlib.Path(__file__).parents[2],
+    capture_output=True,
+    text=True,
+  )
+  assert found.returncode == 1 and 'drawing failed' in found.stderr
+  assert checkpoint.Checkpoints(tmp_path).latest() == 5
+
+
+def test_of_two_failures_the_first_is_told(tmp_path, monkeypatch, caplog):
+  fail_at(monkeypatch, 'arrays_written')
+  with pytest.raises(KeyError, match='drawing'):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      checkpoints.save(1, small_items(), {})
+      raise KeyError('drawing')
+  assert 'Saving step 1 failed' in caplog.text
+  with pytest.raises(checkpoint.SaveError):
+    with checkpoint.Checkpoints(tmp_path) as checkpoints:
+      checkpoints.save(1, small_items(), {})
+
+
+def test_what_is_optional_may_come_and_go(tmp_path):
+  of = lambda watch: small_items() | {'train': {'watch': watch, 's': 1}}
+  with_it, without = of({'mean': jnp.float32(3)}), of({})
+  optional = ['train/watch/']
+  cases = [
+    (with_it, without, {}),
+    (without, with_it, {'mean': None}),
+    (with_it, with_it, {'mean': 3}),
+  ]
+  for number, (there, here, found) in enumerate(cases):
+    folder = tmp_path / str(number)
+    with checkpoint.Checkpoints(folder) as checkpoints:
+      checkpoints.save(1, there, {})
+      checkpoints.wait()
+      _, items, _ = checkpoints.restore_latest(abstract(here), optional)
+    assert items['train']['watch'] == found
+    assert_same(items['model'], there['model'])
+    if there is not here:
+      with pytest.raises(UserError, match='train/watch/mean'):
+        checkpoint.Checkpoints(folder).restore_latest(abstract(here))
 
 
 def test_check_does_not_wait(tmp_path, monkeypatch):
