@@ -49,6 +49,7 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
       f'The release has no model for task {name!r}; it has: {", ".join(_KEYS)}.'
     )
   key, cond_key = _KEYS[name]
+  masked = _masked(config['task']) if name in masked_image.TASKS else {}
   schedule, loss = config.get('schedule', {}), config.get('loss', {})
   side = resolution // 2 ** (len(section.get('multipliers', (1,))) - 1)
   params = {
@@ -76,11 +77,10 @@ def write(config: Mapping[str, Any], meta: Mapping[str, Any]) -> dict:
     'unet_config': unet(config, side),
     'first_stage_config': first_stage(section, resolution),
     'cond_stage_config': conditioner(config['task'], meta),
+    **masked,
   }  # fmt: skip
-  target = 'LatentDiffusion'
-  if name in masked_image.TASKS:
-    params |= _masked(config['task'])
-    target = 'LatentInpaintDiffusion' if key == 'hybrid' else target
+  inpaints = name in masked_image.TASKS and key == 'hybrid'
+  target = 'LatentInpaintDiffusion' if inpaints else 'LatentDiffusion'
   target = f'ldm.models.diffusion.ddpm.{target}'
   return {
     'model': {'base_learning_rate': rate, 'target': target, 'params': params},

@@ -62,7 +62,11 @@ def test_what_was_written_comes_back(pipeline, tmp_path):
   assert imported.config['data'] == {'size': 16}
   assert imported.meta['scale_factor'] == SCALE.get(pipeline, 0.5)
   assert imported.meta['source']['pipeline'] == pipeline
-  assert not imported.notes
+  drawn = {k: imported.config['sampling'][k] for k in ('sampler', 'spacing')}
+  usual = drawn == {'sampler': 'ddim', 'spacing': 'leading'}
+  assert len(imported.notes) == (not usual)
+  for note in imported.notes:
+    assert '--sampler={sampler} --spacing={spacing}'.format(**drawn) in note
 
 
 @pytest.mark.parametrize('section', [folders.KL, folders.VQ])
@@ -349,4 +353,4 @@ def test_a_safety_checker_is_left_out_and_said_so(tmp_path):
   write('StableDiffusionPipeline', folder)
   (folder / 'safety_checker').mkdir()
   notes = diffusers.read_folder(str(folder)).notes
-  assert notes == ['The safety checker is left out: images are unfiltered.']
+  assert 'The safety checker is left out: images are unfiltered.' in notes

@@ -53,7 +53,8 @@ def test_byte_pairs(tmp_path):
   assert special == (start, end, end)
   assert set(files) == {'vocab.json', 'merges.txt'}
   # Some pad with another word, written as a string or as a token.
-  for pad in ('!', {'content': '!', 'special': True}):
+  token = {'__type': 'AddedToken', 'content': '!', 'special': True}
+  for pad in ('!', token):
     settings = tmp_path / 'tokenizer_config.json'
     settings.write_text(json.dumps({'pad_token': pad}))
     special, _ = folder_files.byte_pairs(str(tmp_path), 49408)

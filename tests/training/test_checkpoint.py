@@ -395,7 +395,9 @@ def test_of_two_failures_the_first_is_told(tmp_path, monkeypatch, caplog):
 
 
 def test_what_is_optional_may_come_and_go(tmp_path):
-  of = lambda watch: small_items() | {'train': {'watch': watch, 's': 1}}
+  of = lambda watch: (
+    small_items() | {'train': {'watch': watch, 's': jnp.int32(1)}}
+  )
   with_it, without = of({'mean': jnp.float32(3)}), of({})
   optional = ['train/watch/']
   cases = [
