@@ -1,6 +1,6 @@
 """A training step of the U-Net, latents given: beside diffusers and torch.
 
-  python -m benchmarks.training_step [--unets=ldm4_274m --batches=1 --side=128]
+  python -m benchmarks.training_step [--unets=ldm4_274m --latents=128]
 
 Both draw t and the noise, take the gradients, and move the parameters by AdamW
 and their average; ours also measures the gradient's norm and skips steps that
@@ -21,7 +21,9 @@ from ldm_jax.training import diffusion_step, guard, optim, parallel
 
 _UNETS = flags.DEFINE_list('unets', ['ldm4_small', 'ldm4_274m'], 'Which.')
 _BATCHES = flags.DEFINE_list('batches', ['1', '4'], 'Batch sizes.')
-_SIDE = flags.DEFINE_integer('side', None, "Of latents, not the network's own.")
+_LATENTS = flags.DEFINE_integer(
+  'latents', None, "Their side, where it is not the network's own."
+)
 
 LEARNING_RATE, DECAY = 1e-4, 0.9999
 
@@ -115,7 +117,7 @@ def diffusers(spec, folder) -> Case:
 
 
 def main() -> int:
-  side = {'side': _SIDE.value} if _SIDE.value else {}
+  side = {'side': _LATENTS.value} if _LATENTS.value else {}
   rows = [
     harness.compare(
       'training_step',

@@ -1,6 +1,8 @@
 """The harness of the benchmarks: who is timed, what is compared with what."""
 
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -144,6 +146,18 @@ def test_decoding_is_a_share_of_sampling():
 
 
 @pytest.mark.slow
+def test_no_benchmark_has_a_flag_of_the_process_that_runs_its_sides():
+  flags_of = lambda path: {
+    *re.findall(r"DEFINE_\w+\(\s*'(\w+)'", path.read_text())
+  }
+  folder = pathlib.Path(harness.__file__).parent
+  its = flags_of(folder / 'side_process.py')
+  assert 'module' in its
+  for path in folder.glob('*.py'):
+    if path.name != 'side_process.py':
+      assert not its & flags_of(path), path
+
+
 def test_a_side_in_a_process_of_its_own():
   flags.FLAGS.mark_as_parsed()
   spec = {'unet': 'tiny', 'batch': 1, 'dtype': 'float32'}
