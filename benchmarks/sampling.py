@@ -76,7 +76,8 @@ def ldm_jax(spec, folder) -> Case:
     tokens = {'tokens': np.ones((1, LENGTH), np.int32)}
     rows['tokens'] = np.ones((batch, LENGTH), np.int32)
   f = ldm.parts.first_stage.downsampling
-  settings = dict(steps=steps, guidance=guidance, spacing='leading')
+  spacing = 'leading' if guidance == 1 else 'offset'
+  settings = dict(steps=steps, guidance=guidance, spacing=spacing)
   cond = ldm.condition(rows)
   null = ldm.null_condition(rows)
   z = noise(spec)
@@ -124,6 +125,9 @@ def diffusers(spec, folder) -> Case:
   z = torch.from_numpy(noise(spec)).permute(0, 3, 1, 2).to(peers.DEVICE, dtype)
   batch = spec['batch']
   tokens = torch.ones((batch, LENGTH), dtype=torch.long, device=peers.DEVICE)
+  # The empty prompt: start, and ends to the last.
+  empty = torch.full_like(tokens, CLIP['vocab_size'] - 1)
+  empty[:, 0] -= 1
 
   def call(parts, kind='np'):
     """The pipeline with these modules: images [B H W 3], or latents."""
@@ -131,9 +135,9 @@ def diffusers(spec, folder) -> Case:
       setattr(pipe, name, part)
     if guidance == 1:
       return unconditional(pipe, z, spec['steps'], kind)
-    context = pipe.text_encoder(tokens)[0]
+    told, null = (pipe.text_encoder(ids)[0] for ids in (tokens, empty))
     return pipe(
-      prompt_embeds=context, negative_prompt_embeds=context, latents=z,
+      prompt_embeds=told, negative_prompt_embeds=null, latents=z,
       guidance_scale=guidance, num_inference_steps=spec['steps'],
       output_type=kind,
     ).images  # fmt: skip
@@ -181,9 +185,11 @@ def make_pipeline(spec):
   config = diffusers_release.first_stage(section, side * f, 1.0)
   torch.manual_seed(1)
   autoencoder = getattr(diffusers, config['_class_name']).from_config(config)
+  # Stable Diffusion's pipeline takes no other offset than 1.
+  offset = dict(steps_offset=1, set_alpha_to_one=False) if guidance != 1 else {}
   scheduler = diffusers.DDIMScheduler(
     beta_schedule='scaled_linear', beta_start=0.00085, beta_end=0.012,
-    clip_sample=False,
+    clip_sample=False, **offset,
   )  # fmt: skip
   if guidance == 1:
     return diffusers.LDMPipeline(autoencoder.eval(), unet, scheduler)

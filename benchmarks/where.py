@@ -18,6 +18,7 @@ from benchmarks import harness, networks, programs, training_step
 from ldm_jax import cli
 
 _UNET = flags.DEFINE_string('unet', 'ldm4_274m', 'Which.')
+_BATCH = flags.DEFINE_integer('batch', 1, 'Batch size.', 1)
 _WHAT = flags.DEFINE_enum('what', 'train', ['train', 'forward'], 'What of it.')
 
 
@@ -46,7 +47,8 @@ def times(folder: str) -> dict[str, float]:
 
 
 def main() -> int:
-  spec = {'unet': _UNET.value, 'batch': 1, 'dtype': harness.DTYPE.value}
+  spec = {'unet': _UNET.value, 'batch': _BATCH.value,
+          'dtype': harness.DTYPE.value}  # fmt: skip
   params = networks.unet_params(spec, '')
   train = _WHAT.value == 'train'
   run = (training_step.Training if train else forward)(spec, params)
