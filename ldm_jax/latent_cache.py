@@ -5,6 +5,7 @@ from the posterior, with the noise that it would draw without the cache.
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import hashlib
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -21,6 +23,7 @@ from ldm_jax.first_stage.codec import CachedCodec
 from ldm_jax.nn import conv
 from ldm_jax.training import parallel, processes
 from ldm_jax.training.items import named_leaves
+from ldm_jax.training.workdir import FREE
 from ldm_jax.types import Params
 
 _BATCH = 32  # images at once and device
@@ -78,7 +81,12 @@ def open_cache(
 
 def digest(first_stage: nn.Module, params: Params) -> str:
   """Of what the module is, its dtype too, and the weights' names and bits."""
-  found = hashlib.blake2b(repr(first_stage).encode(), digest_size=16)
+  found = hashlib.blake2b(digest_size=16)
+  for field in dataclasses.fields(first_stage):
+    if field.name not in ('parent', 'name', *FREE):
+      value = getattr(first_stage, field.name)
+      value = jnp.dtype(value).name if field.name == 'dtype' else value
+      found.update(f'{field.name}={value}\n'.encode())
   for name, leaf in sorted(named_leaves(params).items()):
     found.update(name.encode())
     found.update(np.ascontiguousarray(leaf).tobytes())

@@ -118,6 +118,8 @@ def test_another_first_stage_or_other_data_are_refused(tmp_path):
   half, _ = opened(folder, dtype='bfloat16')  # The same weights.
   with pytest.raises(UserError, match='something else: first_stage differ'):
     latent_cache.open_cache(half.parts, run.source, params)
+  lean, _ = opened(folder, first_stage={'remat': True})  # And this one is.
+  latent_cache.open_cache(lean.parts, run.source, params)
   run, params = opened(folder, data={'max_objects': 2})
   with pytest.raises(UserError, match='something else: data differ'):
     latent_cache.open_cache(run.parts, run.source, params)

@@ -15,7 +15,7 @@ from ldm_jax.types import UserError
 MODEL_SECTIONS = ('stage', 'first_stage', 'task', 'unet', 'classifier')
 # Keys of theirs that neither shape weights nor say what they mean: how they
 # are computed and trained, and where a file lies.
-_FREE = {
+FREE = {
   'attention_backend', 'degradation', 'dropout', 'masks', 'null_label', 'remat',
   'vocab_file',
 }  # fmt: skip
@@ -109,7 +109,7 @@ def compare(
     {
       key: value
       for key, value in _flat({k: c[k] for k in sections if k in c})
-      if value is not None and key.rpartition('.')[2] not in _FREE
+      if value is not None and key.rpartition('.')[2] not in FREE
     }
     for c in (there, here)
   )
