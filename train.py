@@ -142,6 +142,7 @@ def loop(run, start, checkpoints, workdir, watchdog, preemption) -> int:
             writer.scalars(done, extra)
         if due(top.eval_every) and not preemption.requested(done):
           beat = functools.partial(watchdog.at, 'evaluating', done)
+          beat()
           writer.scalars(done, quick.measure(state, held, beat))
         checkpoints.check()
     bad_steps.flush()
