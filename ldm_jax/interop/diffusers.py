@@ -153,11 +153,10 @@ class _Folder:
     )
     self.notes += notes
     if sampling != {'sampler': 'ddim', 'spacing': 'leading'}:
+      flags = '--sampler={sampler} --spacing={spacing}'.format(**sampling)
       self.notes.append(
-        'sample.py draws with DDIM unless told otherwise; as the folder says '
-        'it does with --sampler={sampler} --spacing={spacing}.'.format(
-          **sampling
-        )
+        'sample.py draws with DDIM at leading timesteps unless told otherwise; '
+        f'as the folder says, with {flags}.'
       )
     self.config = {
       'stage': 'diffusion',
