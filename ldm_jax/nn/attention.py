@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -68,7 +69,8 @@ def _log_once(backend: str, why: str):
 
 def _attend_xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
   if _by_heads(q.shape, k.shape):
-    return by_heads.attend(q, k, v, causal)
+    walk = functools.partial(by_heads.attend, causal=causal)
+    return _of_each_device(walk, q, k, v)
   parts = 1 if causal else _query_parts(q.shape, k.shape)
   if parts == 1:
     return _attend_whole(q, k, v, causal)
@@ -123,11 +125,7 @@ def _attend_whole(q: Array, k: Array, v: Array, causal: bool) -> Array:
 
 
 def _attend_tpu(q: Array, k: Array, v: Array, causal: bool) -> Array:
-  """Pallas' flash attention; over several devices, of each one's images.
-
-  The compiler divides no kernel, and says so in an error, so the division is
-  written out, over the mesh that the arrays came with.
-  """
+  """Pallas' flash attention, a kernel that the compiler divides nowhere."""
   from jax.experimental.pallas.ops.tpu import flash_attention
 
   heads_first = lambda x: jnp.swapaxes(x, 1, 2)  # [B N H D] <-> [B H N D]
@@ -142,15 +140,25 @@ def _attend_tpu(q: Array, k: Array, v: Array, causal: bool) -> Array:
     )
     return heads_first(out)
 
-  mesh = _mesh_of(q, k, v)
+  return _of_each_device(attend, q, k, v)
+
+
+def _of_each_device(attend: Callable, *qkv: Array) -> Array:
+  """Attention of each device's own images.
+
+  What the compiler cannot divide, a kernel or a walk over images, it refuses
+  or gathers on every device. So the division is written out, over the mesh that
+  the arrays came with.
+  """
+  mesh = _mesh_of(*qkv)
   if mesh is None:
-    return attend(q, k, v)
-  images = PartitionSpec(_dividing(mesh, q.shape[0]))
-  # The kernel's outputs do not say over which axes they vary, so that JAX
-  # cannot check it.
+    return attend(*qkv)
+  images = PartitionSpec(_dividing(mesh, qkv[0].shape[0]))
+  # A kernel's outputs do not say over which axes they vary, so that JAX cannot
+  # check it.
   return jax.shard_map(
     attend, mesh=mesh, in_specs=images, out_specs=images, check_vma=False
-  )(q, k, v)
+  )(*qkv)
 
 
 def _mesh_of(*arrays: Array) -> AbstractMesh | None:

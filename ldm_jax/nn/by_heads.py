@@ -1,7 +1,8 @@
 """Attention one head after another, with a gradient of its own, for CPUs.
 
-A head's table of weights is walked in blocks that stay in the caches between
-the products that use them: forward of queries and keys, each block's softmax
+Each image's are walked apart, as a batch's tables of one head would leave the
+caches. A table of weights is walked in blocks that stay there between the
+products that use them: forward of queries and keys, each block's softmax
 relative to its own maxima (Dao et al. 2022, Alg. 1), backward of queries, whose
 weights are computed again (Alg. 4). The gradients of keys and values are taken
 as [D N] x [N L], which reads the tables as they lie; differentiated as written,
@@ -26,9 +27,12 @@ def attend(q: Array, k: Array, v: Array, causal: bool) -> Array:
   The softmax is float32. Forward mode (`jax.jvp`) is refused, as by any
   `jax.custom_vjp`.
   """
-  heads = tuple(jnp.moveaxis(x, 2, 0) for x in (q, k, v))
-  y = jax.lax.map(lambda head: _head(causal, *head), heads)  # [H B N D]
-  return jnp.moveaxis(y, 0, 2)
+  b, _, h, _ = q.shape
+  # An axis of one is left: products of three axes are the faster ones backward.
+  fold = lambda x: x.swapaxes(1, 2).reshape(b * h, 1, -1, x.shape[-1])
+  heads = tuple(fold(x) for x in (q, k, v))
+  y = jax.lax.map(lambda head: _head(causal, *head), heads)  # [B*H 1 N D]
+  return y.reshape(b, h, -1, y.shape[-1]).swapaxes(1, 2)
 
 
 def logits_of(q: Array, k: Array, causal: bool) -> Array:
@@ -52,7 +56,7 @@ def logits_of(q: Array, k: Array, causal: bool) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _head(causal, q, k, v):
-  """One head: q [B N D], k and v [B L D] -> [B N D]."""
+  """One head: q [1 N D], k and v [1 L D] -> [1 N D]."""
   return _forward(causal, q, k, v)[0]
 
 
@@ -125,7 +129,7 @@ _head.defvjp(_forward, _backward)
 
 
 def _blocks(xs, at_most: int, whole: bool):
-  """Each [B N ..] -> [blocks B N/blocks ..], halved until small enough."""
+  """Each [1 N ..] -> [blocks 1 N/blocks ..], halved until small enough."""
   size, blocks = xs[0].shape[1], 1
   while not whole and size > at_most and size % 2 == 0:
     size, blocks = size // 2, 2 * blocks
@@ -134,6 +138,6 @@ def _blocks(xs, at_most: int, whole: bool):
 
 
 def _joined(x):
-  """[blocks B n ..] -> [B N ..]."""
+  """[blocks 1 n ..] -> [1 N ..]."""
   x = x.swapaxes(0, 1)
   return x.reshape(x.shape[0], -1, *x.shape[3:])

@@ -12,9 +12,10 @@ from ldm_jax.training import parallel
 from ldm_jax.types import UserError
 
 
-def qkv(queries=7, keys=5, heads=3, width=8, dtype=jnp.float32):
+def qkv(queries=7, keys=5, heads=3, width=8, dtype=jnp.float32, batch=2):
   rngs = jax.random.split(jax.random.key(0), 3)
-  draw = lambda rng, n: jax.random.normal(rng, (2, n, heads, width), dtype)
+  shape = lambda n: (batch, n, heads, width)
+  draw = lambda rng, n: jax.random.normal(rng, shape(n), dtype)
   return draw(rngs[0], queries), draw(rngs[1], keys), draw(rngs[2], keys)
 
 
@@ -164,6 +165,23 @@ def test_heads_one_by_one_change_nothing(monkeypatch, causal):
   walked = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
   for a, b in zip(*map(jax.tree.leaves, (walked, whole)), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_of_a_divided_batch_each_device_walks_its_own_heads(monkeypatch):
+  monkeypatch.setattr(attention, '_HEAD_ELEMENTS', 7 * 5)
+  q, k, v = qkv(batch=8)
+  loss = lambda q, k, v: jnp.sum(jnp.sin(attention.attend(q, k, v)))
+  program = jax.jit(jax.grad(loss, (0, 1, 2)))
+  expected = program(q, k, v)
+  mesh = parallel.make_mesh(data=4, fsdp=2)
+  split = NamedSharding(mesh, PartitionSpec(parallel.AXES))
+  compiled = program.lower(*jax.device_put((q, k, v), split)).compile()
+  text = compiled.as_text()
+  assert 'f32[3,1,7,8]' in text  # One image's heads, to be walked.
+  assert 'all-' not in text and 'collective' not in text
+  found = compiled(*jax.device_put((q, k, v), split))
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_only_large_heads_on_a_cpu_are_walked(monkeypatch):
