@@ -51,8 +51,8 @@ def conv2d(
   """
   if _patches_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_positions(x, kernel, padding)
-  if _winograd_is_faster(x, kernel.shape, stride, padding):
-    return winograd.conv3x3(x, kernel)
+  if tile := _winograd_tile(x, kernel.shape, stride, padding):
+    return winograd.conv3x3(x, kernel, tile)
   if _rows_are_faster(x.shape, kernel.shape, stride):
     return _conv_few_images(x, kernel, padding)
   return _conv(x, kernel, stride, padding)
@@ -84,24 +84,29 @@ def cpu_compiler_options() -> dict[str, str]:
   return options
 
 
-def _winograd_is_faster(x, kernel_shape, stride, padding) -> bool:
-  """Whether the transforms are little beside the products.
+def _winograd_tile(x, kernel_shape, stride, padding) -> int | None:
+  """How many outputs by side to compute at once; None: the direct way is best.
 
-  The batch has no say: an image is to be the same in any. Images that
-  would take more than 512 MiB transformed are left to the direct convolution.
+  It is so where the transforms are much beside the products: the kernel's where
+  an image is small, and that for larger tiles is larger. The batch has no say:
+  an image is to be the same in any. Images that would take more than 512 MiB
+  transformed are left to the direct convolution.
   """
   _, h, w, _ = x.shape
   k, _, ci, co = kernel_shape
-  return (
-    target.is_cpu()
-    and x.dtype == jnp.float32  # Half precision would lose in the sums.
-    and all(isinstance(size, int) for size in x.shape)  # Not to be exported.
-    and (k, stride, padding) == (3, 1, ((1, 1), (1, 1)))
-    and h % 2 == w % 2 == 0
-    and h * w >= 256
-    and min(ci, co) >= 128
-    and h * w * max(ci, co) <= 2**25
-  )
+  if (
+    not target.is_cpu()
+    or x.dtype != jnp.float32  # Half precision would lose in the sums.
+    or not all(isinstance(size, int) for size in x.shape)  # To be exported.
+    or (k, stride, padding) != (3, 1, ((1, 1), (1, 1)))
+    or min(ci, co) < 96
+    or h * w * max(ci, co) > 2**25
+  ):
+    return None
+  for tile, positions in ((4, 1024), (2, 256)):
+    if h % tile == w % tile == 0 and h * w >= positions:
+      return tile
+  return None
 
 
 def _patches_are_faster(x_shape, kernel_shape, stride) -> bool:
@@ -217,8 +222,8 @@ def _with_gradients(backward):
   """A convolution of stride 1, (x, kernel, padding) -> y, with this rule."""
 
   def conv(x, kernel, padding):
-    if _winograd_is_faster(x, kernel.shape, 1, padding):
-      return winograd.conv3x3(x, kernel)
+    if tile := _winograd_tile(x, kernel.shape, 1, padding):
+      return winograd.conv3x3(x, kernel, tile)
     return _conv(x, kernel, 1, padding)
 
   def forward(x, kernel, padding):

@@ -206,27 +206,36 @@ def test_gradients_in_a_loop_are_in_eigen_s_order(shape, k, stride):
 
 @on_cpu
 def test_which_images_take_winograd_s_way():
-  # A new function each time: JAX remembers what it has traced.
-  products = lambda *args: str(
-    jax.make_jaxpr(lambda *xs: conv.conv2d(*xs))(
-      *map(jax.ShapeDtypeStruct, *args)
-    )
-  ).count('dot_general')
-  float32 = (jnp.float32,) * 2
-  taken = lambda *shapes: products(shapes, float32) > 0
+  def tile(x_shape, kernel_shape, dtype=jnp.float32, stride=1):
+    x = jax.ShapeDtypeStruct(x_shape, dtype)
+    return conv._winograd_tile(x, kernel_shape, stride, ((1, 1), (1, 1)))
+
   kernel = (3, 3, 192, 192)
-  assert taken((1, 64, 64, 192), kernel)
-  assert taken((2, 64, 64, 192), kernel)
-  assert taken((8, 32, 32, 192), kernel)
-  assert taken((1, 16, 16, 192), kernel), 'its gradients are by patches'
-  assert not taken((8, 14, 16, 192), kernel)
-  assert not taken((1, 64, 65, 192), kernel)
-  assert not taken((1, 64, 64, 96), (3, 3, 96, 192))
-  assert taken((1, 512, 512, 128), (3, 3, 128, 128))
-  assert not taken((1, 512, 514, 128), (3, 3, 128, 128))
-  assert not products(((1, 64, 64, 192), kernel), (jnp.bfloat16,) * 2)
+  assert tile((1, 64, 64, 192), kernel) == 4
+  assert tile((8, 32, 32, 192), kernel) == 4
+  assert tile((1, 16, 16, 192), kernel) == 2
+  assert tile((1, 34, 34, 192), kernel) == 2
+  assert not tile((8, 14, 16, 192), kernel)
+  assert not tile((1, 64, 65, 192), kernel)
+  assert not tile((1, 64, 64, 192), kernel, stride=2)
+  assert tile((1, 64, 64, 96), (3, 3, 96, 192)) == 4
+  assert not tile((1, 64, 64, 64), (3, 3, 64, 192))
+  assert tile((1, 512, 512, 128), (3, 3, 128, 128)) == 4
+  assert not tile((1, 512, 514, 128), (3, 3, 128, 128))
+  assert not tile((1, 64, 64, 192), kernel, jnp.bfloat16)
   with target.anywhere():
-    assert not taken((1, 64, 64, 192), kernel)
+    assert not tile((1, 64, 64, 192), kernel)
+
+
+@on_cpu
+@pytest.mark.parametrize('side', [16, 32])
+def test_winograd_s_way_is_taken(side):
+  """Few images of 16x16 as well, whose gradients are by patches."""
+  given = jnp.zeros((1, side, side, 192)), jnp.zeros((3, 3, 192, 192))
+  # A new function each time: JAX remembers what it has traced.
+  program = jax.make_jaxpr(lambda *xs: conv.conv2d(*xs))(*given)
+  assert 'dot_general' in str(program)
+  assert 'conv_general_dilated' not in str(program)
 
 
 @pytest.mark.parametrize('platform', ['cpu', 'cuda', 'tpu'])
