@@ -1,6 +1,6 @@
 """How far float32 takes one evaluation of the U-Net from what it is exactly.
 
-  python -m benchmarks.rounding [--unets=ldm4_274m]
+  python -m benchmarks.rounding [--unet=ldm4_274m]
 
 The peer's network in double precision is the measure; its own single precision
 and ours, on the same weights and inputs, stand beside it. Errors are in
@@ -17,7 +17,7 @@ from benchmarks import harness, networks, unet_forward
 from benchmarks.sides import Case
 from ldm_jax import cli
 
-_UNETS = flags.DEFINE_list('unets', ['ldm4_274m'], 'Which.')
+_UNET = flags.DEFINE_string('unet', 'ldm4_274m', 'Which.')
 
 ldm_jax = unet_forward.ldm_jax
 
@@ -77,11 +77,9 @@ def errors(found) -> dict[str, float]:
 
 
 def main() -> int:
-  rows = []
-  for unet in _UNETS.value:
-    spec = {'unet': unet, 'batch': 1, 'dtype': 'float32'}
-    rows.append(harness.row(spec, errors(answers(spec))))
-  return harness.finish('rounding', rows)
+  spec = {'unet': _UNET.value, 'batch': 1, 'dtype': 'float32'}
+  row = harness.row(spec, errors(answers(spec)))
+  return harness.finish('rounding', [row])
 
 
 if __name__ == '__main__':
