@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from absl import flags
 
-from benchmarks import compression, device, harness, report, sides
+from benchmarks import (
+  compression,
+  device,
+  growth,
+  harness,
+  networks,
+  report,
+  sides,
+)  # fmt: skip
+from ldm_jax.diffusion import schedule
 
 
 def form(*seconds):
@@ -146,6 +155,20 @@ def test_decoding_is_a_share_of_sampling():
 
 
 @pytest.mark.slow
+def test_growth_by_steps_draws_latents():
+  spec = {'unet': 'tiny_plain', 'batch': 2, 'dtype': 'float32', 'steps': 1}
+  found = growth.ldm_jax(spec, '').forms['']()
+  z, params = networks.inputs(spec)['noise'], networks.unet_params(spec, '')
+  t = np.zeros(2)  # One step of a thousand, 'leading'.
+  no_condition = networks.conditioning({})
+  apply = networks.unet(spec).apply
+  eps = apply({'params': params}, z, t, no_condition)
+  signal, noise = (
+    x[0] for x in (schedule.make().signal, schedule.make().noise)
+  )
+  np.testing.assert_allclose(found, (z - noise * eps) / signal, atol=1e-4)
+
+
 def test_no_benchmark_has_a_flag_of_the_process_that_runs_its_sides():
   flags_of = lambda path: {
     *re.findall(r"DEFINE_\w+\(\s*'(\w+)'", path.read_text())
