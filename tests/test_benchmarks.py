@@ -16,7 +16,7 @@ from benchmarks import (
   networks,
   report,
   sides,
-)  # fmt: skip
+)
 from ldm_jax.diffusion import schedule
 
 
@@ -154,7 +154,6 @@ def test_decoding_is_a_share_of_sampling():
   assert rate == pytest.approx(2 / 2.0)
 
 
-@pytest.mark.slow
 def test_growth_by_steps_draws_latents():
   spec = {'unet': 'tiny_plain', 'batch': 2, 'dtype': 'float32', 'steps': 1}
   found = growth.ldm_jax(spec, '').forms['']()
@@ -181,6 +180,7 @@ def test_no_benchmark_has_a_flag_of_the_process_that_runs_its_sides():
       assert not its & flags_of(path), path
 
 
+@pytest.mark.slow
 def test_a_side_in_a_process_of_its_own():
   flags.FLAGS.mark_as_parsed()
   spec = {'unet': 'tiny', 'batch': 1, 'dtype': 'float32'}
