@@ -238,20 +238,31 @@ def _with_gradients(backward):
 @_with_gradients
 def _conv_few_positions(padding, residuals, dy):
   x, kernel = residuals
-  k, co = kernel.shape[0], kernel.shape[3]
-  patches, spread = jax.vjp(lambda x: _patches(x, k, padding), x)
-  dy = dy.reshape(-1, co)
-  (dx,) = spread(kernel.reshape(-1, co) @ dy.T)
-  return dx, (patches @ dy).reshape(kernel.shape)
+  k, _, ci, co = kernel.shape
+  dkernel = _patches(x, k, padding) @ dy.reshape(-1, co)
+  met = kernel.reshape(-1, co) @ dy.reshape(-1, co).T  # [k k ci B*H'*W']
+  met = met.reshape(k, k, ci, *dy.shape[:3])
+  return _spread(met, padding), dkernel.reshape(kernel.shape)
 
 
 def _patches(x, k, padding):
-  """What a kernel meets: x [B H W ci] -> [k k ci, B H' W'], flat."""
+  """What a kernel meets: x [B H W ci] -> [k k ci, B*H'*W']."""
   x = jnp.pad(x.transpose(3, 0, 1, 2), ((0, 0), (0, 0), *padding))
-  ci, b, h, w = x.shape
-  h, w = h - k + 1, w - k + 1
-  met = [x[:, :, i : i + h, j : j + w] for i in range(k) for j in range(k)]
-  return jnp.stack(met).reshape(k * k * ci, b * h * w)
+  h, w = (size - k + 1 for size in x.shape[2:])
+  rows = jnp.stack([x[:, :, i : i + h] for i in range(k)])
+  met = jnp.stack([rows[..., j : j + w] for j in range(k)], 1)
+  return met.reshape(k * k * x.shape[0], -1)
+
+
+def _spread(met, padding):
+  """The sum of what was met at every pixel: [k k ci B H' W'] -> [B H W ci]."""
+  k = len(met)
+  back = [(k - 1 - lo, k - 1 - hi) for lo, hi in padding]
+  h, w = (size + sum(p) - k + 1 for size, p in zip(met.shape[4:], back))
+  met = jnp.pad(met, ((0, 0),) * 4 + tuple(back))
+  met = sum(met[:, j, ..., k - 1 - j :][..., :w] for j in range(k))
+  x = sum(met[i, :, :, k - 1 - i :][:, :, :h] for i in range(k))
+  return x.transpose(1, 2, 3, 0)
 
 
 @_with_gradients

@@ -44,11 +44,10 @@ def _backward(groups, epsilon, residuals, dy):
   # Of each image and channel: sums of dy, and of dy times what was normalised.
   plain = jnp.sum(dy, 1)
   along = _dot(dy, centred) * rstd
-  share = lambda sums: _over_groups(sums * scale, groups) / dy.shape[1]
+  sums = jnp.stack([plain, along])
+  plain_share, along_share = _over_groups(sums * scale, groups) / dy.shape[1]
   dx = rstd[:, None] * (
-    dy * scale
-    - share(plain)[:, None]
-    - centred * (rstd * share(along))[:, None]
+    dy * scale - plain_share[:, None] - centred * (rstd * along_share)[:, None]
   )
   dscale, dbias = jnp.sum(along, 0), jnp.sum(plain, 0)
   return dx.reshape(x.shape).astype(x.dtype), dscale, dbias
@@ -72,7 +71,7 @@ def _dot(x: Array, y: Array) -> Array:
 
 
 def _over_groups(x: Array, groups: int) -> Array:
-  """[B C] -> [B C]: every channel gets the mean of its group."""
-  grouped = x.reshape(x.shape[0], groups, -1)
+  """[.. C] -> [.. C]: every channel gets the mean of its group."""
+  grouped = x.reshape(*x.shape[:-1], groups, -1)
   mean = jnp.mean(grouped, -1, keepdims=True)
   return jnp.broadcast_to(mean, grouped.shape).reshape(x.shape)

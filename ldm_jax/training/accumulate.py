@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ldm_jax.training import optim
 from ldm_jax.types import Array, Batch, Params
 
 
@@ -58,7 +59,7 @@ def accumulated_grad(
     body = lambda carry, x: (carry, grad(params, *x))
     xs = dealt(dict(batch), parts), jax.random.split(rng, parts)
     grads, metrics = scan_mean(body, (), xs)[1]
-  return grads, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+  return grads, {**metrics, 'grad_norm': optim.global_norm(grads)}
 
 
 def descend(

@@ -19,6 +19,7 @@ from ldm_jax.first_stage import losses, lpips, quantize
 from ldm_jax.first_stage.autoencoder import AutoencoderKL, AutoencoderVQ
 from ldm_jax.first_stage.discriminator import Discriminator
 from ldm_jax.first_stage.losses import LossSpec
+from ldm_jax.training import optim
 from ldm_jax.training.accumulate import dealt, scan_mean
 from ldm_jax.training.guard import take as take_always
 from ldm_jax.types import Array, Batch, Params, UserError
@@ -142,9 +143,9 @@ def make_train_step(
       body, state.disc_stats, (parts, dropout_rngs)
     )
     metrics = _finish_metrics(metrics)
-    metrics['grad_norm'] = optax.tree.norm(grads)
+    metrics['grad_norm'] = optim.global_norm(grads)
     if spec.disc_weight:
-      metrics['disc_grad_norm'] = optax.tree.norm(disc_grads)
+      metrics['disc_grad_norm'] = optim.global_norm(disc_grads)
     update = lambda state: updated(state, grads, disc_grads, disc_stats)
     return take(state, update, metrics)
 

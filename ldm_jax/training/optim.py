@@ -1,12 +1,14 @@
 """Optimizers and learning-rate schedules."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ldm_jax.types import UserError
+from ldm_jax.training.parallel import MIN_SHARDED_ELEMENTS
+from ldm_jax.types import Array, UserError
 
 SCHEDULES = ('constant', 'cosine', 'linear')
 MOMENT_DTYPES = ('float32', 'bfloat16')
@@ -142,11 +144,7 @@ def make(
   The parts of the parameters named in `frozen` stay bit for bit what they are,
   weight decay included, and have no moments.
   """
-  clip = (
-    optax.clip_by_global_norm(spec.clip_norm)
-    if spec.clip_norm
-    else optax.identity()
-  )
+  clip = _clip(spec.clip_norm) if spec.clip_norm else optax.identity()
   adam = optax.adamw(
     learning_rate(spec, num_steps, batch_size),
     b1=spec.b1,
@@ -167,6 +165,32 @@ def make(
     }
 
   return optax.partition({'trained': tx, 'frozen': optax.set_to_zero()}, labels)
+
+
+def global_norm(tree: Any) -> Array:
+  """Root of the sum of squares of all numbers in the leaves: float32 scalar.
+
+  As `optax.tree.norm`, but small leaves, none of which is ever sharded, are
+  squared and summed as one: hundreds of operations less in a large network's
+  program, which compiles and loads the faster.
+  """
+  leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+  parts = [leaf for leaf in leaves if leaf.size >= MIN_SHARDED_ELEMENTS]
+  small = [leaf.ravel() for leaf in leaves if leaf.size < MIN_SHARDED_ELEMENTS]
+  if small:
+    parts.append(jnp.concatenate(small))
+  return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in parts))
+
+
+def _clip(limit: float) -> optax.GradientTransformation:
+  """Gradients of a larger global norm are scaled down to `limit`."""
+
+  def clip(updates, params=None):
+    del params
+    scale = limit / jnp.maximum(global_norm(updates), limit)
+    return jax.tree.map(lambda x: (x * scale).astype(x.dtype), updates)
+
+  return optax.stateless(clip)
 
 
 def _require(holds: bool, name: str, spec: OptimSpec, allowed: str):

@@ -194,3 +194,15 @@ def test_frozen_parts_stay_what_they_are():
   alone = {'unet': params['unet']}
   wanted, _ = one_step(spec, alone, {'unet': grads['unet']})
   np.testing.assert_array_equal(updates['unet']['w'], wanted['unet']['w'])
+
+
+def test_the_global_norm_is_that_of_all_numbers():
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  tree = {'large': draw(300, 400), 'small': [draw(7), draw(), draw(5, 3)]}
+  numbers = np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+  found = jax.jit(optim.global_norm)(tree)
+  np.testing.assert_allclose(found, np.linalg.norm(numbers), rtol=1e-6)
+  half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), tree)
+  assert optim.global_norm(half).dtype == jnp.float32
+  np.testing.assert_allclose(optim.global_norm(half), found, rtol=1e-3)
