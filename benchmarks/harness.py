@@ -2,7 +2,8 @@
 
 Every side runs in its own process (see `sides`). A round gives each form of
 each side its turn, forwards and backwards alternately; a ratio is the median of
-the rounds' own ratios, so that a slow spell of the machine hits both.
+the rounds' own ratios, so that a slow spell of the machine hits both. What does
+not fit in memory twice is measured `--apart`, one side after the other.
 """
 
 import dataclasses
@@ -27,6 +28,9 @@ LIMIT = flags.DEFINE_float(
 )
 COMPILED = flags.DEFINE_bool(
   'compiled', True, "Whether torch.compile's form is measured too."
+)
+APART = flags.DEFINE_bool(
+  'apart', False, 'Whether a side ends before the next one starts.'
 )
 DTYPE = flags.DEFINE_enum(
   'dtype', 'float32', ['float32', 'bfloat16'], 'Of activations.'
@@ -120,25 +124,34 @@ def compare(
 
   Returns:
     {'spec', 'forms': {'side, form': numbers}, 'missing', 'difference',
-    'ratio'}; see `summary`, `ratios` and `_difference`.
+    'ratio'}; see `summary`, `ratios` and `_difference`. The spec tells how
+    they were measured, too.
   """
   rounds = ROUNDS.value if rounds is None else rounds
   spec = {**spec, 'compiled': COMPILED.value}
-  found = {'spec': dict(spec), 'missing': {}, 'facts': {}}
+  if APART.value:
+    spec['apart'] = True
+  found = {'spec': spec, 'missing': {}, 'facts': {}, 'forms': {}}
+  answers = []
   with tempfile.TemporaryDirectory(prefix='ldm_jax_bench_') as folder:
-    running = []
-    try:
-      for side in sides:
-        try:
-          running.append(Process.start(module, side, spec, folder))
-          found['facts'][side] = dict(running[-1].facts)
-        except Missing as error:
-          found['missing'][side] = str(error)
-      found['forms'] = _take_turns(running, rounds, warm_up, LIMIT.value)
-      found['difference'] = _difference(running, folder)
-    finally:
-      for process in running:
-        process.stop()
+    for together in [[side] for side in sides] if APART.value else [sides]:
+      running = []
+      try:
+        for side in together:
+          try:
+            running.append(Process.start(module, side, spec, folder))
+            found['facts'][side] = dict(running[-1].facts)
+          except Missing as error:
+            found['missing'][side] = str(error)
+        found['forms'] |= _take_turns(running, rounds, warm_up, LIMIT.value)
+        answers += _answers(running, folder)
+      except Missing as error:  # It had no memory left, say.
+        ended = [p.name for p in running if p.child.poll() is not None]
+        found['missing'] |= dict.fromkeys(ended, str(error))
+      finally:
+        for process in running:
+          process.stop()
+  found['difference'] = _difference(answers)
   found['ratio'] = ratios(found['forms'], whole)
   return found
 
@@ -195,7 +208,8 @@ def ratios(
 ) -> dict[str, Any] | None:
   """How many times faster our form is than the best of the peers'.
 
-  Paired by round: the median of the rounds' ratios, with their quartiles.
+  Paired by round: the median of the rounds' ratios, with their quartiles. Where
+  a time limit left one side, measured apart, more rounds, they have no pair.
   """
   ours = f'{OURS}, {whole}' if whole else OURS
   peers = {
@@ -206,26 +220,28 @@ def ratios(
   if not peers or not forms.get(ours, {}).get('seconds'):
     return None
   peer = min(peers, key=peers.get)
-  pairs = zip(forms[ours]['seconds'], forms[peer]['seconds'], strict=True)
+  pairs = zip(forms[ours]['seconds'], forms[peer]['seconds'], strict=False)
   low, median, high = quartiles([b / a for a, b in pairs])
   return {
     'ours': ours, 'peer': peer, 'median': median, 'quartiles': [low, high],
   }  # fmt: skip
 
 
-def _difference(running: Sequence[Process], folder: str) -> float | None:
-  """The sides' answers: the largest difference, in standard deviations.
-
-  None where a side has none, or where there is but one.
-  """
+def _answers(running: Sequence[Process], folder: str) -> list[np.ndarray]:
+  """What the sides' work came to, of those that have an answer."""
   arrays = []
   for process in running:
     path = os.path.join(folder, f'answer_{process.name}.npy')
     if process.ask(answer=path)['there']:
       arrays.append(np.load(path))
-  if len(arrays) < 2:
+  return arrays
+
+
+def _difference(answers: Sequence[np.ndarray]) -> float | None:
+  """The largest one from the first, in standard deviations; None of one."""
+  if len(answers) < 2:
     return None
-  first, *rest = arrays
+  first, *rest = answers
   return max(float(np.abs(a - first).max() / first.std()) for a in rest)
 
 

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from benchmarks import (
   compression,
@@ -74,6 +75,44 @@ def test_turns_go_to_and_fro_and_warming_up_is_not_timed():
   assert warm_up == ['a, x', 'a, y', 'b']
   assert rounds == [*warm_up, *warm_up[::-1]]
   assert all(len(f['seconds']) == 2 for f in found.values())
+
+
+class Alone:
+  """A process that notes when it starts and ends; the peer's dies."""
+
+  log, forms, facts = [], [''], {}
+
+  def __init__(self, module, name, spec, folder):
+    self.name, self.child = name, self
+    self.log.append(f'{name} starts')
+
+  def poll(self):
+    return -9 if self.name == 'peer' else None
+
+  def ask(self, form=None, times=1, answer=None):
+    if answer:
+      return {'there': False}
+    if self.name == 'peer':
+      raise harness.Missing('killed')
+    return {'seconds': [1.0] * times, 'busy': [1.0] * times, 'peak_mib': 1.0}
+
+  def stop(self):
+    self.log.append(f'{self.name} ends')
+
+
+@pytest.mark.parametrize('apart', [False, True])
+def test_sides_apart_are_never_there_at_once(apart, monkeypatch):
+  monkeypatch.setattr(harness.Process, 'start', Alone)
+  monkeypatch.setattr(Alone, 'log', [])
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(apart=apart):
+    row = harness.compare('unet_forward', {}, ['peer', 'ldm_jax'], rounds=2)
+  in_turn = ['peer starts', 'peer ends', 'ldm_jax starts', 'ldm_jax ends']
+  assert (Alone.log == in_turn) == apart
+  assert row['missing'] == {'peer': 'killed'}
+  assert row['spec'].get('apart', False) == apart
+  # Apart, one side's end is not the other's.
+  assert list(row['forms']) == (['ldm_jax'] if apart else [])
 
 
 def test_a_side_answers_what_it_is_asked(tmp_path):
