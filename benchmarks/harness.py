@@ -275,7 +275,10 @@ def row(spec: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finish(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> int:
-  """Writes the report, prints what it says; the exit code."""
+  """Writes the report, prints what it says; the exit code.
+
+  It is 1 where this side is missing, or nothing of a row was measured.
+  """
   path = write(benchmark, {'rows': list(rows)})
   for row in rows:
     print(json.dumps(row['spec']))
@@ -299,4 +302,7 @@ def finish(benchmark: str, rows: Sequence[Mapping[str, Any]]) -> int:
     if row['difference'] is not None:
       print(f'  difference: {row["difference"]:.1e} standard deviations')
   print(f'written: {path}')
-  return int(any(OURS in row['missing'] for row in rows))
+  failed = lambda row: (
+    OURS in row['missing'] or not (row['forms'] or row.get('figures'))
+  )
+  return int(any(map(failed, rows)))

@@ -175,6 +175,16 @@ def test_results_are_kept_beside_older_ones(tmp_path, monkeypatch):
   assert found['benchmark'] == 'b' and found['command'].startswith('python -m')
 
 
+def test_a_row_of_which_nothing_was_measured_is_a_failure(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(harness, 'RESULTS', tmp_path)
+  died = {'missing': {'diffusers': 'killed'}}
+  told = harness.row({}, {'images/s': 2.0})
+  assert harness.finish('x', [told, {**told, **died}]) == 0
+  assert harness.finish('x', [told, {**harness.row({}, {}), **died}]) == 1
+
+
 def test_the_device_s_limits_are_the_best_of_all_sides():
   found = device.limits({
     'torch, matmul 1000': form(0.01), 'ldm_jax, matmul 1000': form(0.02),
