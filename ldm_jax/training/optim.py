@@ -144,7 +144,11 @@ def make(
   The parts of the parameters named in `frozen` stay bit for bit what they are,
   weight decay included, and have no moments.
   """
-  clip = _clip(spec.clip_norm) if spec.clip_norm else optax.identity()
+  clip = (
+    optax.clip_by_global_norm(spec.clip_norm)
+    if spec.clip_norm
+    else optax.identity()
+  )
   adam = optax.adamw(
     learning_rate(spec, num_steps, batch_size),
     b1=spec.b1,
@@ -180,17 +184,6 @@ def global_norm(tree: Any) -> Array:
   if small:
     parts.append(jnp.concatenate(small))
   return jnp.sqrt(sum(jnp.sum(jnp.square(part)) for part in parts))
-
-
-def _clip(limit: float) -> optax.GradientTransformation:
-  """Gradients of a larger global norm are scaled down to `limit`."""
-
-  def clip(updates, params=None):
-    del params
-    scale = limit / jnp.maximum(global_norm(updates), limit)
-    return jax.tree.map(lambda x: (x * scale).astype(x.dtype), updates)
-
-  return optax.stateless(clip)
 
 
 def _require(holds: bool, name: str, spec: OptimSpec, allowed: str):
