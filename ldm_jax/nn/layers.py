@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.nn.conv import Padding, conv2d
-from ldm_jax.nn.normalise import group_norm
+from ldm_jax.nn.normalise import group_norm, layer_norm
 from ldm_jax.types import Array
 
 Dtype = Any
@@ -85,10 +85,17 @@ class GroupNorm(nn.Module):
     return y.astype(self.dtype)
 
 
-# eps 1e-5, float32 statistics; the fast variance loses digits.
-LayerNorm = functools.partial(
-  nn.LayerNorm, epsilon=1e-5, use_fast_variance=False
-)
+class LayerNorm(nn.Module):
+  """Layer normalisation of x [.. C], with float32 statistics."""
+
+  epsilon: float = 1e-5
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    bias = self.param('bias', nn.initializers.zeros, (x.shape[-1],))
+    return layer_norm(x, scale, bias, self.epsilon).astype(self.dtype)
 
 
 class ResBlock(nn.Module):
