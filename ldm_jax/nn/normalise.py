@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.nn import target
 from ldm_jax.types import Array
 
 # Accelerators round what they multiply, unless told not to.
@@ -74,9 +75,10 @@ def _layer_forward(x, scale, bias, epsilon):
   mean = jnp.mean(x32, -1, keepdims=True)
   centred = x32 - mean
   rstd = jax.lax.rsqrt(_share(centred, centred) + epsilon)
-  # Without it XLA's CPU compiler hands YNNPACK the sums and the dense layer
-  # that follows as one, and the layer takes up to half as long again.
-  rstd = jax.lax.optimization_barrier(rstd)
+  if target.is_cpu():
+    # Without it XLA hands YNNPACK the sums and the dense layer that follows as
+    # one, and the layer takes up to half as long again.
+    rstd = jax.lax.optimization_barrier(rstd)
   return centred * rstd * scale + bias, (x, scale, mean, rstd)
 
 
