@@ -6,6 +6,7 @@ the rounds' own ratios, so that a slow spell of the machine hits both. What does
 not fit in memory twice is measured `--apart`, one side after the other.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import importlib.util
@@ -77,12 +78,14 @@ class Process:
     return process
 
   def ask(self, **message) -> dict[str, Any]:
-    self.child.stdin.write(json.dumps(message) + '\n')
-    self.child.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # It ended: reading says so.
+      self.child.stdin.write(json.dumps(message) + '\n')
+      self.child.stdin.flush()
     return self._read()
 
   def stop(self):
-    self.child.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+      self.child.stdin.close()
     self.child.wait()
 
   def _read(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import json
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -227,6 +229,20 @@ def test_no_benchmark_has_a_flag_of_the_process_that_runs_its_sides():
   for path in folder.glob('*.py'):
     if path.name != 'side_process.py':
       assert not its & flags_of(path), path
+
+
+def test_a_side_that_ended_between_its_turns_is_missing():
+  child = subprocess.Popen(
+    [sys.executable, '-c', 'raise SystemExit(3)'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  child.wait()
+  process = harness.Process('peer', child)
+  with pytest.raises(harness.Missing, match='peer ended with code 3'):
+    process.ask(form='', times=1)
+  process.stop()
 
 
 @pytest.mark.slow
