@@ -27,7 +27,12 @@ def _one_product(x, kernel, dimension_numbers, precision=None):
   return y.reshape(*x.shape[:-1], -1)
 
 
-Dense = functools.partial(nn.Dense, dot_general=_one_product)
+# Traced once per shape: flax asks it for every kernel's, whenever it traces.
+_KERNEL_INIT = jax.jit(nn.linear.default_kernel_init, static_argnums=(1, 2))
+
+Dense = functools.partial(
+  nn.Dense, dot_general=_one_product, kernel_init=_KERNEL_INIT
+)
 
 
 class Conv(nn.Module):
@@ -41,7 +46,7 @@ class Conv(nn.Module):
   kernel_size: int = 3
   stride: int = 1
   padding: Padding | None = None
-  kernel_init: nn.initializers.Initializer = nn.linear.default_kernel_init
+  kernel_init: nn.initializers.Initializer = _KERNEL_INIT
   use_bias: bool = True
   dtype: Dtype = jnp.float32
 

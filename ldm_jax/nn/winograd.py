@@ -14,7 +14,8 @@ result's standard deviation at the worst. With the usual 2 for 3/2 and 1 for 5/8
 it would be twice that, and four times at the worst.
 
 XLA runs the products as one batched matrix product, which its CPU backend does
-faster than any convolution. The gradients are of the same form.
+faster than any convolution. The gradients are of the same form. All of it is
+traced once per shape (`jax.jit`), being many operations.
 """
 
 import dataclasses
@@ -66,6 +67,7 @@ def _transforms(tile: int) -> _Transforms:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.jit, static_argnums=2)
 def conv3x3(x: Array, kernel: Array, tile: int) -> Array:
   """x [B H W ci], kernel [3 3 ci co] -> [B H W co]; stride 1, padding 1.
 
@@ -86,6 +88,7 @@ def _forward(x, kernel, tile):
   return conv3x3(x, kernel, tile), (x, kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _backward(tile, residuals, dy):
   x, kernel = residuals
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
@@ -97,6 +100,7 @@ def _backward(tile, residuals, dy):
 conv3x3.defvjp(_forward, _backward)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _inputs(x: Array, tile: int) -> Array:
   """V: x [B H W c] -> [side^2, B*H/tile*W/tile, c]."""
   _, h, w, c = x.shape
@@ -109,6 +113,7 @@ def _inputs(x: Array, tile: int) -> Array:
   return jnp.stack(mix(rows)).reshape(side**2, -1, c)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _outputs(dy: Array, tile: int) -> Array:
   """The gradient at M: dy [B H W c] -> [side^2, B*H/tile*W/tile, c]."""
   mix = functools.partial(_mix, _transforms(tile).outputs.T)
