@@ -27,7 +27,8 @@ def _one_product(x, kernel, dimension_numbers, precision=None):
   return y.reshape(*x.shape[:-1], -1)
 
 
-# Traced once per shape: flax asks it for every kernel's, whenever it traces.
+# Traced once per shape: flax asks for every kernel's first values, whenever a
+# model is traced.
 _KERNEL_INIT = jax.jit(nn.linear.default_kernel_init, static_argnums=(1, 2))
 
 Dense = functools.partial(
