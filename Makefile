@@ -89,14 +89,13 @@ lint: .venv/stamp  ## Check lint and format.
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# The peers need torch. ARGS reaches all but conv_gradients: ARGS=--rounds=3.
+# The peers need torch. ARGS reaches all of them: ARGS=--rounds=3.
 BENCHMARKS := device unet_forward training_step sampling first_stage_step \
-  compression input_pipeline startup growth attention
+  compression input_pipeline startup growth attention conv_gradients
 
 bench: .venv/stamp .venv-parity/stamp  ## Measure beside diffusers and torch.
 	for name in $(BENCHMARKS); do \
 	  .venv/bin/python -m benchmarks.$$name $(ARGS) || exit 1; done
-	.venv/bin/python -m benchmarks.conv_gradients
 	.venv/bin/python -m benchmarks.report
 
 chaos: .venv/stamp  ## Kill, stop and damage runs; ARGS=--full for all of it.

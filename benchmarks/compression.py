@@ -46,7 +46,8 @@ def ldm_jax(spec, folder) -> Case:
   f = spec['f']
   spec = {**spec, 'unet': add_network(f)}
   params = networks.unet_params(spec, folder)
-  facts = {'parameters': sum(x.size for x in jax.tree.leaves(params))}
+  count = sum(x.size for x in jax.tree.leaves(params))
+  facts = {'parameters': count, **networks.attention(spec)}
   if spec['what'] == 'train':
     training = training_step.Training(spec, params)
     return Case({'train': training}, {**facts, **training.program.facts})

@@ -5,31 +5,25 @@
 
 Three variants, interleaved, on one shape at a time: lax's convolution under
 JAX's default options, the same under `cpu_compiler_options`, and `conv2d`
-under them. Times are medians; a ratio is the median of the rounds' own ratios,
-so that a slow spell of the machine hits both sides. --looped runs the second
-and the third within `jax.lax.scan`, as guided sampling and microbatches do, on
-the shapes of several images; its ratio is third to second. Busy time is that
-of all threads together: where it equals the time on the wall, one thread did
-the work.
+under them. Times are medians, and so is how many times faster one is, of the
+rounds' own ratios, so that a slow spell of the machine hits both sides.
+--looped runs the second and the third within `jax.lax.scan`, as guided sampling
+and microbatches do, on the shapes of several images. Busy time is that of all
+threads together: where it equals the time on the wall, one thread did the work.
 """
 
-import datetime
-import json
-import os
-import pathlib
 import statistics
 import time
 
 import jax
-import jaxlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+from benchmarks import harness, programs
+from ldm_jax import cli
 from ldm_jax.nn.conv import conv2d, cpu_compiler_options
 
-ROUNDS = flags.DEFINE_integer('rounds', 15, 'Timed rounds per shape.', 1)
 LOOPED = flags.DEFINE_bool('looped', False, 'Within a scan of three.')
-RESULTS = pathlib.Path(__file__).parent / 'results'
 
 # B, H (= W), ci, co; 3x3, stride 1, padding 1.
 SHAPES = (
@@ -124,60 +118,31 @@ def measure(shape, rounds):
   return {name: t[2:] for name, t in times.items()}  # Two rounds warm up.
 
 
-def summarize(shape, times):
-  """The shape's row: medians in milliseconds, and paired speed-ups."""
+def figures(times) -> dict[str, float]:
+  """Medians in milliseconds, and how many times faster `conv2d` is, paired."""
   first, *others = times
-  speed_up = lambda name: statistics.median(
-    a[0] / b[0] for a, b in zip(times[first], times[name], strict=True)
-  )
-  median = lambda rounds, kind: statistics.median(r[kind] for r in rounds)
-  return {
-    'shape': shape,
-    'ms': {name: median(t, 0) for name, t in times.items()},
-    'busy_ms': {name: median(t, 1) for name, t in times.items()},
-    'fastest_ms': {name: min(t)[0] for name, t in times.items()},
-    'speed_up': {name: speed_up(name) for name in others},
-  }
+  found = {}
+  for name, rounds in times.items():
+    wall, busy = (statistics.median(kind) for kind in zip(*rounds))
+    found |= {f'{name} ms': wall, f'{name} busy ms': busy}
+  for name in others:
+    pairs = zip(times[first], times[name], strict=True)
+    found[f'{first} over {name}'] = statistics.median(
+      a[0] / b[0] for a, b in pairs
+    )
+  return found
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected arguments: {argv[1:]}')
-  print('Milliseconds (busy milliseconds of all threads):')
-  names = (
-    ['options', 'conv2d'] if LOOPED.value else ['default', 'options', 'conv2d']
-  )
-  print('| B, H = W, ci -> co |', ' | '.join(names), '| speed-up |')
-  print('|---' * (len(names) + 2) + '|')
+def main() -> int:
   rows = []
   for shape in SHAPES:
     if LOOPED.value and shape[0] == 1:
       continue
-    row = summarize(shape, measure(shape, ROUNDS.value))
-    rows.append(row)
-    batch, size, ci, co = shape
-    ms = ' | '.join(
-      f'{row["ms"][name]:.1f} ({row["busy_ms"][name]:.1f})'
-      for name in row['ms']
-    )
-    ratio = row['speed_up']['conv2d']
-    print(f'| {batch}, {size}, {ci} -> {co} | {ms} | {ratio:.2f} |', flush=True)
-  now = datetime.datetime.now(datetime.UTC)
-  report = {
-    'date': now.isoformat(timespec='seconds'),
-    'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__},
-    'device': f'{jax.devices()[0].device_kind} x {os.cpu_count()}',
-    'load_average': os.getloadavg(),
-    'compiler_options': cpu_compiler_options(),
-    'looped': LOOPED.value,
-    'rounds': ROUNDS.value,
-    'rows': rows,
-  }
-  RESULTS.mkdir(exist_ok=True)
-  path = RESULTS / f'conv_gradients_{now:%Y%m%d_%H%M%S}.json'
-  path.write_text(json.dumps(report, indent=1) + '\n')
-  print(f'written: {path}')
+    spec = {'shape': shape, 'looped': LOOPED.value, 'dtype': 'float32'}
+    times = measure(shape, harness.ROUNDS.value)
+    rows.append(harness.row(spec, figures(times), programs.versions()))
+  return harness.finish('conv_gradients', rows)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main)

@@ -53,8 +53,7 @@ def ldm_jax(spec, folder) -> Case:
   keys = sampling.image_keys(0, 0, spec['batch'])
   args = params, jax.numpy.asarray(networks.inputs(spec)['noise']), keys
   program = programs.Program(run, args)
-  # The compiler counts a loop's body once.
-  facts = {**program.facts, 'gflop': spec['steps'] * program.facts['gflop']}
+  facts = {**program.facts, **networks.attention(spec)}
   return Case({'': lambda: jax.block_until_ready(program(*args))}, facts)
 
 

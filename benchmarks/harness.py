@@ -9,10 +9,12 @@ not fit in memory twice is measured `--apart`, one side after the other.
 import contextlib
 import dataclasses
 import datetime
+import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 import tempfile
@@ -252,6 +254,23 @@ def now() -> datetime.datetime:
   return datetime.datetime.now(datetime.UTC)
 
 
+def machine() -> dict[str, Any]:
+  """The host's processor and cores, and the versions of what runs on it."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    named = [s.split(':')[1].strip() for s in lines if 'model name' in s]
+  except OSError:
+    named = []
+  return {
+    'processor': named[0] if named else platform.processor(),
+    'cores': os.cpu_count(),
+    'versions': {
+      'python': platform.python_version(),
+      **{k: importlib.metadata.version(k) for k in ('jax', 'jaxlib', 'flax')},
+    },
+  }
+
+
 def write(benchmark: str, report: Mapping[str, Any]) -> pathlib.Path:
   """Keeps a report beside the older ones; returns its path."""
   date = now()
@@ -261,6 +280,7 @@ def write(benchmark: str, report: Mapping[str, Any]) -> pathlib.Path:
     'command': ' '.join(['python -m', f'benchmarks.{benchmark}',
                          *sys.argv[1:]]),
     'load_average': os.getloadavg(),
+    'machine': machine(),
     **report,
   }  # fmt: skip
   RESULTS.mkdir(exist_ok=True)
@@ -269,11 +289,19 @@ def write(benchmark: str, report: Mapping[str, Any]) -> pathlib.Path:
   return path
 
 
-def row(spec: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
-  """A row of a benchmark that has no sides, in `compare`'s form."""
+def row(
+  spec: Mapping[str, Any],
+  figures: Mapping[str, Any],
+  facts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """A row of a benchmark that has no sides, in `compare`'s form.
+
+  `facts` are our side's.
+  """
   return {
-    'spec': dict(spec), 'figures': dict(figures), 'forms': {}, 'facts': {},
-    'missing': {}, 'ratio': None, 'difference': None,
+    'spec': dict(spec), 'figures': dict(figures), 'forms': {},
+    'facts': {OURS: dict(facts)} if facts else {}, 'missing': {},
+    'ratio': None, 'difference': None,
   }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ldm_jax.interop import diffusers_names, diffusers_release, names
 from ldm_jax.models.unet import UNet
+from ldm_jax.nn import backends
 from ldm_jax.types import Conditioning
 
 # `unet` is the config's section; latents are [B side side channels].
@@ -89,6 +90,20 @@ def inputs(spec: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found['context'] = draw(batch, length, width)
     found['null'] = draw(batch, length, width)
   return found
+
+
+def attention(spec: Mapping[str, Any]) -> dict[str, str]:
+  """{'attention': what computes it here, of the first level that has it}."""
+  about = UNETS[spec['unet']]
+  section = about['unet']
+  level = min(section['attention_levels'])
+  positions = ((spec.get('side') or about['side']) // 2**level) ** 2
+  channels = section['channels'] * section['multipliers'][level]
+  heads = section.get('num_heads') or channels // section['head_width']
+  shape = (spec['batch'], positions, heads, channels // heads)
+  dtype = DTYPES[spec['dtype']]
+  chosen, why = backends.choose(backends.here(), jnp.dtype(dtype), shape, shape)
+  return {'attention': f'{chosen} at {positions} positions: {why}'}
 
 
 def conditioning(given: Mapping[str, Any]) -> Conditioning:

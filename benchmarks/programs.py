@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from ldm_jax.nn import backends, conv
+from benchmarks import flops
+from ldm_jax.nn import conv
 
 
 class Program:
@@ -21,13 +21,14 @@ class Program:
   def __init__(self, function: Callable, args, **settings):
     settings.setdefault('compiler_options', conv.cpu_compiler_options())
     start = time.perf_counter()
-    lowered = jax.jit(function, **settings).lower(*args)
+    traced = jax.jit(function, **settings).trace(*args)
+    lowered = traced.lower()
     self.lower_s = time.perf_counter() - start
     self.compiled = lowered.compile()
     self.facts = {
       'trace_s': round(self.lower_s, 2),
       'compile_s': round(time.perf_counter() - start - self.lower_s, 2),
-      **cost(lowered, self.compiled),
+      **cost(traced, lowered, self.compiled),
       **versions(),
     }
 
@@ -35,17 +36,20 @@ class Program:
     return self.compiled(*args)
 
 
-def cost(lowered, compiled) -> dict[str, Any]:
+def cost(traced, lowered, compiled) -> dict[str, Any]:
   """FLOPs of what was asked for, bytes of what was compiled, and memory.
 
   FLOPs are those of the program before it is optimised: what the compiler adds
-  (recomputing, padding) is its own affair, and is not to raise the MFU. The
-  body of a loop is counted once.
+  (recomputing, padding) is its own affair, and is not to raise the MFU. Of
+  bytes, those of a loop's body are counted once.
   """
   before, after = lowered.cost_analysis(), compiled.cost_analysis()
   memory = compiled.memory_analysis()
   return {
-    'gflop': (before or {}).get('flops', 0.0) / 1e9,
+    'gflop': (
+      (before or {}).get('flops', 0.0) + flops.left_out(traced.jaxpr.jaxpr)
+    )
+    / 1e9,
     'gbyte': (after or {}).get('bytes accessed', 0.0) / 1e9,
     'temporary_mib': getattr(memory, 'temp_size_in_bytes', 0) / 2**20,
     'argument_mib': getattr(memory, 'argument_size_in_bytes', 0) / 2**20,
@@ -62,12 +66,3 @@ def versions() -> dict[str, Any]:
     },
     'compiler_options': conv.cpu_compiler_options(),
   }
-
-
-def attention_backend(width: int, dtype: Any) -> str:
-  """What `attend` chooses here for 1,024 positions and heads of this width."""
-  shape = (1, 1024, 8, width)
-  backend, why = backends.choose(
-    backends.here(), jnp.dtype(dtype), shape, shape
-  )
-  return f'{backend}: {why}'

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import app
 
-from benchmarks import harness
+from benchmarks import harness, networks
 
 _HEAD = """# What was measured
 
@@ -23,6 +23,10 @@ in its best form: above 1, ours is faster. They are medians over the rounds,
 workload and device over this one's. MFU: the program's FLOPs, as XLA counts
 them before it optimises, over the device's fastest matrix product. Winograd's
 convolutions count as what they cost, which is less than the direct ones.
+Results of before 2026-11-23, 14:00, count a loop's body once, and so leave
+out most of attention's products where heads are walked. Memory: the bytes that
+operations read and write, as XLA counts them in the optimised program (caches
+or not, a loop's body once), over what the fastest read moves in that time.
 """
 
 
@@ -52,9 +56,11 @@ def rows_of(reports: Iterable[Mapping[str, Any]]) -> dict[str, list[dict]]:
 
 def name_of(row: Mapping[str, Any]) -> str:
   spec = {k: v for k, v in row['spec'].items() if k != 'compiled'}
+  about = networks.UNETS.get(spec.get('unet'), {})
+  if 'side' in about and spec.get('side') == about['side']:
+    spec.pop('side')  # The network's own, said or not.
   spec = ', '.join(f'{k} {v}' for k, v in spec.items() if v is not None)
-  device = row['facts'].get(harness.OURS, {}).get('device', '')
-  return ' | '.join(filter(None, (row['benchmark'], spec, device)))
+  return ' | '.join(filter(None, (row['benchmark'], spec, device(row))))
 
 
 def ours(row: Mapping[str, Any]) -> float | None:
@@ -64,17 +70,26 @@ def ours(row: Mapping[str, Any]) -> float | None:
   return row['forms'][name]['median_s'] if name else None
 
 
-def peak(reports: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-  """GFLOP/s by dtype, of the newest measurement of the device."""
-  found = {}
-  for report in reports:
-    if report['benchmark'] == 'device':
-      for row in report['rows']:
-        found[row['spec']['dtype']] = row['figures']['gflop_per_s']
-  return found
+def limits(reports: Iterable[Mapping[str, Any]]) -> dict[tuple, dict]:
+  """The newest figures of each device, by its kind and a dtype."""
+  return {
+    (kind(row), row['spec']['dtype']): row['figures']
+    for report in reports
+    if report['benchmark'] == 'device'
+    for row in report['rows']
+  }
 
 
-def line(rows: list[dict], peaks: Mapping[str, float]) -> str:
+def kind(row: Mapping[str, Any]) -> str:
+  """Of the device that our side ran on, however many: 'cpu'; '' if none."""
+  return device(row).split(' x ')[0]
+
+
+def device(row: Mapping[str, Any]) -> str:
+  return row['facts'].get(harness.OURS, {}).get('device', '')
+
+
+def line(rows: list[dict], limits: Mapping[tuple, Mapping]) -> str:
   """The newest of a workload's rows, as a row of the table."""
   row = rows[-1]
   name = name_of(row).split(' | ')
@@ -87,10 +102,11 @@ def line(rows: list[dict], peaks: Mapping[str, float]) -> str:
     peer = f'{row["forms"][ratio["peer"]]["median_s"]:.4g} s, {ratio["peer"]}'
     compared = f'**{ratio["median"]:.2f}** [{low:.2f}, {high:.2f}]'
   cells += [peer, compared]
-  gflop = row['facts'].get(harness.OURS, {}).get('gflop')
-  limit = peaks.get(row['spec'].get('dtype', ''))
-  mfu = gflop / seconds / limit if seconds and gflop and limit else None
-  cells.append(f'{mfu:.0%}' if mfu else '')
+  facts = row['facts'].get(harness.OURS, {})
+  best = limits.get((kind(row), row['spec'].get('dtype', '')), {})
+  for work, rate in (('gflop', 'gflop_per_s'), ('gbyte', 'gbyte_per_s')):
+    known = seconds and facts.get(work) and best.get(rate)
+    cells.append(f'{facts[work] / seconds / best[rate]:.0%}' if known else '')
   cells.append(
     '; '.join(f'{k} {v:.4g}' for k, v in row.get('figures', {}).items())
   )
@@ -102,12 +118,12 @@ def line(rows: list[dict], peaks: Mapping[str, float]) -> str:
 
 def table(reports: list[Mapping[str, Any]]) -> str:
   head = (
-    'benchmark', 'workload', 'ldm_jax', 'peer', 'ratio', 'MFU', 'figures',
-    'before', 'date', 'command',
+    'benchmark', 'workload', 'ldm_jax', 'peer', 'ratio', 'MFU', 'memory',
+    'figures', 'before', 'date', 'command',
   )  # fmt: skip
   lines = ['| ' + ' | '.join(head) + ' |', '|---' * len(head) + '|']
-  peaks = peak(reports)
-  lines += [line(rows, peaks) for rows in rows_of(reports).values()]
+  best = limits(reports)
+  lines += [line(rows, best) for rows in rows_of(reports).values()]
   return '\n'.join(lines) + '\n'
 
 

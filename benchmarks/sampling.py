@@ -68,7 +68,7 @@ def ldm_jax(spec, folder) -> Case:
   ldm = pipeline.LatentDiffusionPipeline(
     build.parts(config), params, imported.meta['scale_factor']
   )
-  _, _, side, guidance = MODELS[spec['model']]
+  unet, _, side, guidance = MODELS[spec['model']]
   batch, steps = spec['batch'], spec['steps']
   rows = {'batch': np.zeros(batch)}
   tokens = {}
@@ -99,7 +99,8 @@ def ldm_jax(spec, folder) -> Case:
   )
   # Of latents: a VQ decoder makes much of a rounding between two codes.
   answer = lambda: np.asarray(latents(), np.float32)
-  facts = {**programs.versions(), 'decode_form': 'decode'}
+  attention = networks.attention({**spec, 'unet': unet, 'side': side})
+  facts = {**programs.versions(), **attention}
   forms = {
     'whole': whole,
     'latents': latents,

@@ -81,7 +81,8 @@ class Training:
 
 def ldm_jax(spec, folder) -> Case:
   training = Training(spec, networks.unet_params(spec, folder))
-  return Case({'': training}, training.program.facts)
+  facts = {**training.program.facts, **networks.attention(spec)}
+  return Case({'': training}, facts)
 
 
 def diffusers(spec, folder) -> Case:

@@ -26,14 +26,7 @@ def ldm_jax(spec, folder) -> Case:
   apply = lambda params, *args: model.apply({'params': params}, *args)
   program = programs.Program(apply, args)
   run = lambda: jax.block_until_ready(program(*args))
-  section = networks.UNETS[spec['unet']]['unet']
-  width = (
-    section.get('head_width') or section['channels'] // section['num_heads']
-  )
-  facts = {
-    **program.facts,
-    'attention': programs.attention_backend(width, model.dtype),
-  }
+  facts = {**program.facts, **networks.attention(spec)}
   return Case({'': run}, facts, lambda: np.asarray(run()))
 
 

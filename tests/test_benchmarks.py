@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -14,13 +15,16 @@ from absl.testing import flagsaver
 from benchmarks import (
   compression,
   device,
+  flops,
   growth,
   harness,
   networks,
+  programs,
   report,
   sides,
 )
 from ldm_jax.diffusion import schedule
+from ldm_jax.nn import attention
 
 
 def form(*seconds):
@@ -141,7 +145,7 @@ def test_memory_counts_from_when_it_is_forgotten():
 
 
 def written(date, seconds, **facts):
-  about = {'device': 'cpu x 1', 'gflop': 50.0, **facts}
+  about = {'device': 'cpu x 1', 'gflop': 50.0, 'gbyte': 3.0, **facts}
   row = {
     **harness.row({'unet': 'u', 'dtype': 'float32'}, {}),
     'forms': {'ldm_jax': form(seconds), 'torch, eager': form(1.0)},
@@ -156,17 +160,51 @@ def written(date, seconds, **facts):
 def test_the_table_shows_the_newest_and_how_it_has_changed():
   limits = {
     'benchmark': 'device', 'date': '2026-01-01', 'command': 'c',
-    'rows': [harness.row({'dtype': 'float32'}, {'gflop_per_s': 250.0})],
+    'rows': [
+      harness.row({'dtype': 'float32'}, figures, {'device': f'{kind} x 2'})
+      for kind, figures in {
+        'cpu': {'gflop_per_s': 250.0, 'gbyte_per_s': 20.0},
+        'gpu': {'gflop_per_s': 5e5, 'gbyte_per_s': 2e3},
+      }.items()
+    ],
   }  # fmt: skip
   reports = [limits, written('2026-01-02', 1.0), written('2026-01-03', 0.5)]
   *_, line = report.table(reports).splitlines()
   cells = [c.strip() for c in line.split('|')[1:-1]]
   assert cells[2] == '0.5 s' and cells[4].startswith('**2.00**')
   assert cells[5] == '40%'  # 50 GFLOP in half a second, of 250 per second.
-  assert cells[7] == '2.00' and cells[8] == '2026-01-03'
+  assert cells[6] == '30%'  # 3 GB in half a second, of 20 per second.
+  assert cells[8] == '2.00' and cells[9] == '2026-01-03'
+  # A network's own side is the same workload, said or not.
+  reports[1]['rows'][0]['spec'] |= {'unet': 'tiny', 'side': 8}
+  reports[2]['rows'][0]['spec'] |= {'unet': 'tiny'}
+  *_, line = report.table(reports).splitlines()
+  assert line.split('|')[9].strip() == '2.00'
   # Another device is another workload.
   reports[-1] = written('2026-01-03', 0.5, device='gpu x 1')
-  assert len(report.table(reports).splitlines()) == 2 + 3
+  assert len(report.table(reports).splitlines()) == 2 + 4  # Two of limits.
+
+
+def test_flops_of_loops_are_of_all_their_turns():
+  x, kernel = np.ones((1, 8, 8, 4), np.float32), np.ones((3, 3, 4, 6))
+
+  def conv(x):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
+
+  inner = lambda y: jax.lax.map(lambda row: row @ row.T, y[0])  # [8 8 8]
+  body = lambda y, _: (y, (conv(y), jax.jit(inner)(y)))
+  loop = jax.make_jaxpr(lambda x: jax.lax.scan(body, x, length=5))(x)
+  convolution, product = 2 * (8 * 8 * 6) * (9 * 4), 2 * (8 * 8) * 4
+  # Of 5 turns and of 5 x 8 products, the first is XLA's to count.
+  assert flops.left_out(loop.jaxpr) == 4 * convolution + 39 * product
+
+
+def test_flops_of_attention_are_those_of_its_products():
+  q = np.ones((2, 1024, 4, 32), np.float32)  # Heads that a CPU walks.
+  gflop = programs.Program(attention.attend, (q, q, q)).facts['gflop']
+  assert gflop == pytest.approx(4 * 2 * 4 * 1024**2 * 32 / 1e9, rel=0.02)
 
 
 def test_results_are_kept_beside_older_ones(tmp_path, monkeypatch):
@@ -175,6 +213,9 @@ def test_results_are_kept_beside_older_ones(tmp_path, monkeypatch):
   (tmp_path / 'other.json').write_text('{"rows": []}')  # Of another harness.
   (found,) = report.load(tmp_path)
   assert found['benchmark'] == 'b' and found['command'].startswith('python -m')
+  assert (
+    found['machine']['cores'] >= 1 and 'jax' in found['machine']['versions']
+  )
 
 
 def test_a_row_of_which_nothing_was_measured_is_a_failure(
