@@ -29,6 +29,12 @@ ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds.', 0)
 LIMIT = flags.DEFINE_float(
   'limit', 0.0, 'Seconds of a workload after which no round begins; 0: none.'
 )
+WARM_UP = flags.DEFINE_integer(
+  'warm_up',
+  2,
+  'Turns before the timed ones, the first of which may compile.',
+  1,
+)
 COMPILED = flags.DEFINE_bool(
   'compiled', True, "Whether torch.compile's form is measured too."
 )
@@ -113,7 +119,7 @@ def compare(
   spec: Mapping[str, Any],
   sides: Sequence[str],
   rounds: int | None = None,
-  warm_up: int = 2,
+  warm_up: int | None = None,
   whole: str = '',
 ) -> dict[str, Any]:
   """Times every form of every side on one workload.
@@ -124,7 +130,7 @@ def compare(
     sides: names; they start in this order, so that the first may leave weights
       in the folder for the next.
     rounds: timed turns of each form; --rounds unless given.
-    warm_up: turns before them, the first of which may compile.
+    warm_up: turns before them; --warm_up unless given.
     whole: our form that does what the peers do, where there are several.
 
   Returns:
@@ -133,6 +139,7 @@ def compare(
     they were measured, too.
   """
   rounds = ROUNDS.value if rounds is None else rounds
+  warm_up = WARM_UP.value if warm_up is None else warm_up
   spec = {**spec, 'compiled': COMPILED.value}
   if APART.value:
     spec['apart'] = True

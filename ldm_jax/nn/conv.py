@@ -66,16 +66,19 @@ def jit(function: Callable, **settings) -> Callable:
 
 @functools.cache
 def cpu_compiler_options() -> dict[str, str]:
-  """Options for `jax.jit` under which a CPU convolves with Eigen's kernels.
+  """Options for `jax.jit`: CPUs convolve with Eigen's kernels, and recompute.
 
-  Empty on other platforms, and where this jaxlib does not know the option.
+  Empty on other platforms, and where this jaxlib does not know the options.
   """
   if jax.default_backend() != 'cpu':
     return {}
   # What YNNPACK gets in jaxlib 0.10.2, without INDIVIDUAL_CONVOLUTION and
   # INDIVIDUAL_DOT.
   options = {
-    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE'
+    'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_REDUCE',
+    # Else barriers are gone before equal operations become one, and what
+    # `jax.checkpoint` is to compute again is kept instead.
+    'xla_disable_hlo_passes': 'cse_barrier_expander',
   }
   try:
     jax.jit(lambda: 0.0, compiler_options=options)()

@@ -31,7 +31,7 @@ def group_norm(
   return y
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4), inline=True)
 def _group_forward(x, scale, bias, groups, epsilon):
   flat = _flat(x)
   mean = _over_groups(jnp.mean(flat, 1), groups)
@@ -43,7 +43,7 @@ def _group_forward(x, scale, bias, groups, epsilon):
   return y.reshape(x.shape), (x, scale, mean, rstd)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _group_backward(groups, epsilon, residuals, dy):
   del epsilon
   x, scale, mean, rstd = residuals

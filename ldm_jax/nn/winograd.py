@@ -67,7 +67,7 @@ def _transforms(tile: int) -> _Transforms:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2, inline=True)
 def conv3x3(x: Array, kernel: Array, tile: int) -> Array:
   """x [B H W ci], kernel [3 3 ci co] -> [B H W co]; stride 1, padding 1.
 
@@ -88,7 +88,7 @@ def _forward(x, kernel, tile):
   return conv3x3(x, kernel, tile), (x, kernel)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, inline=True)
 def _backward(tile, residuals, dy):
   x, kernel = residuals
   turned = kernel[::-1, ::-1].swapaxes(2, 3)
@@ -100,7 +100,7 @@ def _backward(tile, residuals, dy):
 conv3x3.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _inputs(x: Array, tile: int) -> Array:
   """V: x [B H W c] -> [side^2, B*H/tile*W/tile, c]."""
   _, h, w, c = x.shape
@@ -113,7 +113,7 @@ def _inputs(x: Array, tile: int) -> Array:
   return jnp.stack(mix(rows)).reshape(side**2, -1, c)
 
 
-@functools.partial(jax.jit, static_argnums=1)
+@functools.partial(jax.jit, static_argnums=1, inline=True)
 def _outputs(dy: Array, tile: int) -> Array:
   """The gradient at M: dy [B H W c] -> [side^2, B*H/tile*W/tile, c]."""
   mix = functools.partial(_mix, _transforms(tile).outputs.T)
